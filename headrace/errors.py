@@ -1,0 +1,105 @@
+"""Every error Headrace raises on purpose.
+
+HeadraceError
+├── SettingsError             the configuration is wrong: the process refuses to start
+├── RequestError              the caller's fault; carries what an HTTP envelope needs
+│   ├── InvalidRequest          400  a field is missing, malformed or out of range
+│   ├── ContextLengthExceeded   400  prompt + max_tokens do not fit the model's context
+│   ├── CursorInvalid           400  an event cursor that is malformed or ahead of the log
+│   ├── ModelNotFound           404
+│   ├── JobNotFound             404  unknown id, or another tenant's
+│   ├── JobPurged               410  it existed; its retention is over
+│   └── IdempotencyConflict     422  the key was used before with another body
+├── QueueFull                 503  the queue's bound is reached; nothing was stored
+├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
+├── ModelUnavailable          the model cannot be found, converted or loaded
+└── SchemaUnknown             a stored record was written by a version this process does not know
+"""
+
+
+class HeadraceError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class SettingsError(HeadraceError):
+    """The configuration is wrong; the process refuses to start."""
+
+
+class RequestError(HeadraceError):
+    """The caller's fault. `status` is the HTTP status, `code` and `param` go into the error envelope."""
+
+    status = 400
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, malformed or out of range."""
+
+    code = "invalid_value"
+
+
+class ContextLengthExceeded(RequestError):
+    """Prompt and max_tokens together do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class CursorInvalid(RequestError):
+    """The event cursor is malformed, or ahead of everything the job has logged."""
+
+    code = "invalid_cursor"
+
+
+class ModelNotFound(RequestError):
+    """No served model has that name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class JobNotFound(RequestError):
+    """No job with that id belongs to the caller."""
+
+    status = 404
+    code = "job_not_found"
+
+
+class JobPurged(RequestError):
+    """The job ended and its retention is over."""
+
+    status = 410
+    code = "job_purged"
+
+
+class IdempotencyConflict(RequestError):
+    """The Idempotency-Key was used before with a different body."""
+
+    status = 422
+    code = "idempotency_conflict"
+
+
+class QueueFull(HeadraceError):
+    """The queue's bound is reached; nothing was stored. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueUnavailable(HeadraceError):
+    """The state store did not answer. A write may or may not have happened: every write is idempotent, so retry it."""
+
+
+class ModelUnavailable(HeadraceError):
+    """The model cannot be found, converted or loaded."""
+
+
+class SchemaUnknown(HeadraceError):
+    """A stored record was written by a version that this process does not know."""

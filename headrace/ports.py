@@ -1,0 +1,316 @@
+"""The ports of the queue: what the three processes ask of the state store.
+
+One adapter implements all three (`queues/redis.py` on Redis or Valkey, `queues/memory.py` in the process); the contract suite runs against
+each. Rules that hold for every method:
+
+* A transition is atomic: it happened whole or not at all.
+* A write is idempotent by construction. After `QueueUnavailable` the caller repeats the same call with the same arguments, and a call that had
+  in fact been carried out answers as it did, or as a duplicate of it. No adapter lets its client library retry behind the caller's back.
+* Time is the store's own clock, never the caller's.
+* A job belongs to a tenant. Reads and cancels name the tenant, and another tenant's job raises `JobNotFound`, as does an unknown id.
+* A worker's right to a job is its lease, fenced by the job's epoch. Every write under an older epoch is refused for ever.
+* Doorbells are hints: they may be lost, doubled or late. Whoever waits for one also looks by himself now and then.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from headrace.cursor import LogPosition
+from headrace.request import Lane, Request
+from headrace.state import State
+
+START = LogPosition(0, 0)
+"""Before the first entry of any log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """What `accept` stores."""
+
+    request: Request
+    idempotency_key: str | None
+    """Unique per tenant. None: two equal submissions are two jobs."""
+    body_hash: str
+    """Tells a repeated submission from another one under the same key."""
+    ttl_ms: int
+    """The job expires this long after it was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    job_id: str
+    replayed: bool
+    """The key was known: the id is the earlier job's, and nothing was stored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A request seen by its submitter. Times are Unix milliseconds of the store."""
+
+    request: Request
+    state: State
+    reason: str
+    """Why it ended ("stop", "length", "cancelled", "deadline", an error's text); empty while live."""
+    epoch: int
+    committed: int
+    """Tokens in the log."""
+    crashes: int
+    """Workers that died with it since it last made progress."""
+    cancel_requested: bool
+    accepted_ms: int
+    started_ms: int | None
+    """First claim."""
+    ended_ms: int | None
+    deadline_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogEntry:
+    """One entry of a job's token log: tokens, or the end marker (`end` is set, and it is the last entry)."""
+
+    position: LogPosition
+    choice: int = 0
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    """What these tokens add to the visible text; may be empty while the detokenizer holds text back."""
+    end: State | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Load of one lane of one model."""
+
+    model: str
+    lane: Lane
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The queue as a whole, for metrics and autoscaling."""
+
+    lanes: tuple[Depth, ...]
+    running: int
+    delayed: int
+    cost: int
+    """Token cost of all live jobs (prompt + max_tokens)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerStatus:
+    """What a worker says about itself from its step loop; gone from the store soon after it stops saying so."""
+
+    worker: str
+    pid: int
+    model: str
+    device: str
+    memory_used: int
+    """Bytes resident on the device (on CPU: of the process)."""
+    memory_total: int
+    kv_tokens_used: int
+    kv_tokens_total: int
+    active_requests: int
+    steps: int
+    """Engine steps since the process started: proves progress."""
+
+
+class Doorbell(Protocol):
+    """Hints that something may have changed."""
+
+    async def wait(self, timeout: float) -> frozenset[str]:
+        """Names rung since the last call: at once if there are any, else when one rings or after `timeout` seconds (then empty).
+
+        Never raises for a lost connection: it reconnects by itself and meanwhile the caller's timeout does the work.
+        """
+        ...
+
+
+class JobQueue(Protocol):
+    """The submitter's side (API processes)."""
+
+    @property
+    def shards(self) -> int: ...
+
+    async def ping(self) -> None:
+        """Raises QueueUnavailable unless the store takes writes."""
+        ...
+
+    async def accept(self, submission: Submission) -> Accepted:
+        """Store the request durably and put it in its lane.
+
+        Idempotent by (tenant, idempotency key), and by job id where there is no key. An attended request must be `attend`ed within the
+        viewer grace, counted from now. Raises IdempotencyConflict (the key's first body hash differs), QueueFull (a bound is reached;
+        bounds are the adapter's settings: live jobs and their token cost).
+        """
+        ...
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        """Raises JobNotFound, JobPurged."""
+        ...
+
+    async def list_jobs(self, tenant: str, *, after: str | None, limit: int) -> list[Job]:
+        """Newest first, starting behind job id `after`. Raises JobNotFound if `after` is not the tenant's."""
+        ...
+
+    async def queue_position(self, tenant: str, job_id: str) -> int | None:
+        """1 = next in its lane among the tenant's own jobs; None unless queued."""
+        ...
+
+    async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]:
+        """Entries strictly behind `after`, oldest first. Raises JobNotFound, JobPurged."""
+        ...
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        """`read_log` for many jobs in one round trip, by job id alone: the caller has checked the tenant. A missing log reads as empty."""
+        ...
+
+    async def cancel(self, tenant: str, job_id: str) -> State:
+        """End a queued or delayed job now; flag a running one for its owner; leave an ended one. Returns the state after it."""
+        ...
+
+    async def attend(self, job_ids: Sequence[str]) -> None:
+        """Somebody still waits for these attended jobs: restart their viewer grace. Ids that are not attended or live are ignored."""
+        ...
+
+    def log_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
+        """Rings with the id of every job whose log grew. Entering returns once the subscription stands."""
+        ...
+
+    async def load(self) -> Load: ...
+
+    async def workers(self) -> list[WorkerStatus]:
+        """Workers that reported within their status' lifetime."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A job leased to a worker."""
+
+    request: Request
+    epoch: int
+    committed: int
+    """Tokens already in the log: resume behind them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Append:
+    """Tokens of one job from one engine step. `start` is the count committed before it."""
+
+    job_id: str
+    epoch: int
+    start: int
+    token_ids: tuple[int, ...]
+    text: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job that a worker believes it holds."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finish:
+    """The end of a job. `committed` must equal the log's count. `state` is DONE, FAILED, CANCELLED or EXPIRED."""
+
+    job_id: str
+    epoch: int
+    committed: int
+    state: State
+    reason: str
+
+
+class Verdict(StrEnum):
+    """The store's answer to a worker about one job."""
+
+    OK = "ok"
+    """Done, now or by an earlier equal call."""
+    CANCEL = "cancel"
+    """Done, and the owner of the job wants it stopped: finish it as CANCELLED."""
+    EXPIRE = "expire"
+    """Done, and the job's deadline is over: finish it as EXPIRED."""
+    FENCED = "fenced"
+    """Not the holder (any more): drop the job, write nothing."""
+    GAP = "gap"
+    """The count does not match the log: the caller's state is wrong; give the job back."""
+
+
+class WorkQueue(Protocol):
+    """The worker's side."""
+
+    async def claim(
+        self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
+    ) -> list[Claim]:
+        """Lease the best jobs of the lanes, the first lane first, tenants within a lane by fairness, a tenant's own by arrival.
+
+        Stops at `max_jobs`, or before the job whose prompt + committed tokens would exceed what is left of `max_tokens`: nothing behind it
+        is taken in its place, so no large job starves. Each lease gets a new epoch. The same `nonce` from the same worker answers with the
+        jobs of the first call that are still under its lease and epoch, and leases nothing more.
+        """
+        ...
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        """Commit tokens of many jobs, in order, and ring for each job once. A repeated append is OK and writes nothing."""
+        ...
+
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[Verdict]:
+        """Extend leases. An ended job is FENCED."""
+        ...
+
+    async def finish(self, finishes: Sequence[Finish]) -> list[Verdict]:
+        """Write the end marker, the outcome and the outbox entry, and free the lease. Repeating it is OK."""
+        ...
+
+    async def release(self, held: Sequence[Held], delay_ms: int) -> list[Verdict]:
+        """Give jobs back at their committed count, to their old place, or to wait `delay_ms`. Not counted as a crash. The epoch moves on."""
+        ...
+
+    async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]: ...
+
+    async def report(self, status: WorkerStatus, ttl_ms: int) -> None: ...
+
+    async def reap_worker(self, worker: str) -> list[str]:
+        """A supervisor saw exactly this worker die: requeue all it held at once and count a crash for each. Returns the job ids.
+
+        A job that crashed its worker twice or more without progress waits a growing delay, so that suspects come back in different
+        company; at the adapter's crash limit it is DEAD.
+        """
+        ...
+
+    def work_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
+        """Rings with the lane of every job that became claimable, and with the id of every running job that was cancelled."""
+        ...
+
+
+class Housekeeping(Protocol):
+    """The janitor's side. Every method is a bounded sweep and says how many jobs it moved; any number of janitors may run at once."""
+
+    async def reap_expired(self, limit: int) -> int:
+        """Requeue jobs whose lease ran out (weak evidence of a crash: counted apart)."""
+        ...
+
+    async def promote(self, limit: int) -> int:
+        """Queue delayed jobs that are due."""
+        ...
+
+    async def expire(self, limit: int) -> int:
+        """End queued and delayed jobs whose deadline passed."""
+        ...
+
+    async def cancel_unattended(self, limit: int) -> int:
+        """Cancel attended jobs whose viewer grace ran out."""
+        ...
+
+    async def purge(self, limit: int) -> int:
+        """Delete ended jobs whose retention is over; a tombstone answers JobPurged for a while."""
+        ...
+
+    async def load(self) -> Load: ...

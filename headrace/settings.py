@@ -1,0 +1,82 @@
+"""Settings: environment variables `HEADRACE_*`, read once where a process is composed. docs/settings.md is made from this file.
+
+An unknown `HEADRACE_*` variable or a malformed value refuses to start: a misspelt setting that is silently ignored is an outage later.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headrace.errors import SettingsError
+from headrace.ids import MAX_SHARDS
+
+PREFIX = "HEADRACE_"
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    # Shared by all processes
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="State store: redis://, rediss:// or unix:// URL of Redis ≥ 7.0 or Valkey ≥ 7.2."
+    )
+    shards: int = Field(
+        1, ge=1, le=MAX_SHARDS, description="Hash slots the keys are spread over; equal on every process, never changed while jobs live."
+    )
+    model: str = Field("smollm2-135m-instruct", description="Served model: a Hugging Face folder, a .gguf file, or the demo model's name.")
+    model_name: str | None = Field(None, description="Name clients use for it; default: the folder's or file's name.")
+    cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
+
+    # Queue bounds and timers, in milliseconds where the name says so
+    max_live_jobs: int = Field(1_000_000, ge=1, description="Live jobs per shard above which new ones get 503.")
+    max_live_cost: int = Field(
+        2_000_000_000, ge=1, description="Token cost (prompt + max_tokens) of live jobs per shard above which new ones get 503."
+    )
+    lease_ms: int = Field(5_000, ge=200, description="A worker that has not renewed a job for this long loses it.")
+    max_crashes: int = Field(8, ge=1, description="Workers a job may take down in a row, without a token between, before it is dead.")
+    job_ttl_s: int = Field(86_400, ge=1, description="Deadline of a job that names none.")
+    retention_s: int = Field(86_400, ge=1, description="How long an ended job, its log and its Idempotency-Key are kept.")
+    viewer_grace_ms: int = Field(15_000, ge=100, description="An attended request that nobody has waited for this long is cancelled.")
+
+    # API
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 picks a free one.")
+    max_body_bytes: int = Field(4_194_304, ge=1_024, description="Largest request body.")
+    ping_s: float = Field(15.0, gt=0, description="Silence on a stream after which a comment is sent.")
+    shutdown_s: int = Field(5, ge=1, description="How long the API waits for open requests when it is told to stop.")
+
+    # Worker
+    device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps.")
+    max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")
+    token_budget: int = Field(
+        512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."
+    )
+    kv_memory_mb: int = Field(1_024, ge=1, description="Memory of the KV cache; it never grows.")
+    block_size: int = Field(16, ge=1, description="Tokens per KV block.")
+    worker_name: str = Field(default_factory=socket.gethostname, description="Prefix of the worker ids of this host.")
+
+    # Scheduler
+    janitor_ms: int = Field(500, ge=10, description="Time between two sweeps.")
+    scheduler_port: int = Field(0, ge=0, le=65_535, description="Port of the scheduler's /metrics; 0 is off.")
+
+
+def load_settings() -> Settings:
+    """Read the environment. Raises SettingsError naming every variable that is unknown or malformed, never a value."""
+    names = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
+    unknown = sorted(names - {PREFIX + field.upper() for field in Settings.model_fields})
+    if unknown:
+        raise SettingsError("unknown setting " + ", ".join(unknown) + "; docs/settings.md lists them all")
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False, include_context=False))
+        raise SettingsError("; ".join(problems)) from None

@@ -1,0 +1,90 @@
+"""The Engine port: what the worker loop asks of anything that generates tokens.
+
+An in-process engine computes in `step`; a remote or threaded one waits in it. The caller uses one thread for all methods.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from headrace.request import Sampling
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    """End-of-text token or a stop string."""
+    LENGTH = "length"
+    """max_tokens reached."""
+    ERROR = "error"
+    """This request alone failed; `Delta.error` says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineRequest:
+    """One sequence to generate.
+
+    `committed_ids` are tokens that an earlier run generated and that are already with the client: generation continues behind them, the
+    detokenizer, the stop matcher and the sampler as if it had never been interrupted. If they already meet a stop condition, the engine
+    reports the finish without generating.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    committed_ids: tuple[int, ...] = ()
+    priority: int = 0
+    """Lower is more urgent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """What one step added to one request. An end-of-text token is among `token_ids` and adds no text."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    finish: FinishReason | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Room for new requests now: `requests` more of them, with `tokens` prompt tokens between them."""
+
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStats:
+    device: str
+    memory_used: int
+    """Bytes."""
+    memory_total: int
+    kv_tokens_used: int
+    kv_tokens_total: int
+    waiting: int
+    running: int
+    steps: int
+    preemptions: int
+
+
+class Engine(Protocol):
+    def add(self, request: EngineRequest) -> None:
+        """Admit a request; it joins the running batch at a later step. A request that can never fit yields an ERROR delta."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and free what it held; unknown ids are ignored. No delta for it follows."""
+        ...
+
+    def step(self, timeout: float) -> list[Delta]:
+        """Advance every running request and return what arrived since the last call. With no work at all it waits at most `timeout` seconds.
+
+        A fault of one request is its ERROR delta; an exception means the engine itself is broken and the process should end.
+        """
+        ...
+
+    def capacity(self) -> Capacity: ...
+
+    def stats(self) -> EngineStats: ...
