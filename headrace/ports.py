@@ -4,8 +4,8 @@ One adapter implements all three (`queues/redis.py` on Redis or Valkey, `queues/
 each. Rules that hold for every method:
 
 * A transition is atomic: it happened whole or not at all.
-* A write is idempotent by construction. After `QueueUnavailable` the caller repeats the same call with the same arguments, and a call that had
-  in fact been carried out answers as it did, or as a duplicate of it. No adapter lets its client library retry behind the caller's back.
+* A write is idempotent by construction. After `QueueUnavailable` the caller repeats the same call with the same arguments, and a call that
+  had in fact been carried out answers as it did, or as a duplicate of it. No adapter lets its client library retry on its own.
 * Time is the store's own clock, never the caller's.
 * A job belongs to a tenant. Reads and cancels name the tenant, and another tenant's job raises `JobNotFound`, as does an unknown id.
 * A worker's right to a job is its lease, fenced by the job's epoch. Every write under an older epoch is refused for ever.
@@ -270,7 +270,7 @@ class WorkQueue(Protocol):
         ...
 
     async def release(self, held: Sequence[Held], delay_ms: int) -> list[Verdict]:
-        """Give jobs back at their committed count, to their old place, or to wait `delay_ms`. Not counted as a crash. The epoch moves on."""
+        """Give jobs back at their committed count, to their old place or to wait `delay_ms`. No crash is counted. The epoch moves on."""
         ...
 
     async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]: ...

@@ -79,7 +79,7 @@ class Engine(Protocol):
         ...
 
     def step(self, timeout: float) -> list[Delta]:
-        """Advance every running request and return what arrived since the last call. With no work at all it waits at most `timeout` seconds.
+        """Advance every running request and return what arrived since the last call. With no work it waits at most `timeout` seconds.
 
         A fault of one request is its ERROR delta; an exception means the engine itself is broken and the process should end.
         """
