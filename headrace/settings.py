@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
 
+    api_url: str = Field("http://127.0.0.1:8000", description="Where the command line finds the API.")
+
     # Queue bounds and timers, in milliseconds where the name says so
     max_live_jobs: int = Field(1_000_000, ge=1, description="Live jobs per shard above which new ones get 503.")
     max_live_cost: int = Field(
@@ -67,6 +69,11 @@ class Settings(BaseSettings):
     # Scheduler
     janitor_ms: int = Field(500, ge=10, description="Time between two sweeps.")
     scheduler_port: int = Field(0, ge=0, le=65_535, description="Port of the scheduler's /metrics; 0 is off.")
+
+    @property
+    def served_model(self) -> str:
+        """The name clients use for the model."""
+        return self.model_name or Path(self.model).name.removesuffix(".gguf")
 
 
 def load_settings() -> Settings:

@@ -70,6 +70,10 @@ class EngineStats:
 
 
 class Engine(Protocol):
+    def warm_up(self) -> None:
+        """Compile and touch what the first step would, so that the first request does not pay for it. Called once, first."""
+        ...
+
     def add(self, request: EngineRequest) -> None:
         """Admit a request; it joins the running batch at a later step. A request that can never fit yields an ERROR delta."""
         ...

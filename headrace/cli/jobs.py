@@ -1,0 +1,60 @@
+"""`headrace jobs`: look at jobs, follow them, cancel them."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headrace.cli.api_client import Url, api, checked, fail
+from headrace.client import StreamFailed, follow_job
+
+app = typer.Typer(no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(help="Job id, or the id of a chat answer.")]
+
+
+@app.command("list")
+def list_jobs(limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20, url: Url = None) -> None:
+    """List jobs, newest first."""
+    with api(url) as client:
+        page = checked(client.get("/v1/jobs", params={"limit": limit}))
+    table = Table("job", "status", "model", "created", "tokens")
+    for job in page["data"]:
+        created = datetime.fromtimestamp(job["created_at"]).strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(job["id"], job["status"], job["model"], created, str(job["usage"]["completion_tokens"]))
+    Console().print(table)
+
+
+@app.command()
+def get(job_id: JobId, url: Url = None) -> None:
+    """Show one job as JSON."""
+    with api(url) as client:
+        _show(checked(client.get(f"/v1/jobs/{job_id}")))
+
+
+@app.command()
+def watch(job_id: JobId, url: Url = None) -> None:
+    """Print a job's text from its beginning, as it comes."""
+    console = Console(highlight=False, soft_wrap=True)
+    with api(url) as client:
+        try:
+            for chunk in follow_job(client, job_id):
+                for choice in chunk["choices"]:
+                    console.print(choice["delta"].get("content") or "" if "delta" in choice else choice["text"], end="", markup=False)
+        except StreamFailed as error:
+            raise fail(str(error)) from None
+    console.print()
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = None) -> None:
+    """Cancel a job; what it has generated so far is kept."""
+    with api(url) as client:
+        _show(checked(client.post(f"/v1/jobs/{job_id}/cancel")))
+
+
+def _show(job: dict[str, Any]) -> None:
+    Console(soft_wrap=True).print_json(json.dumps(job))

@@ -1,0 +1,170 @@
+"""`headrace up`: everything in one supervised tree.
+
+    headrace up
+    ├── valkey-server        unless --redis-url names another store
+    ├── python -m scheduler
+    ├── python -m workers    └── its engine process
+    └── python -m producer_api
+
+Any child that dies is started again. On SIGTERM or Ctrl-C they stop from the outside in: the API first, so nothing new is accepted; then
+the worker, which gives back what it runs; the store last, when nobody writes any more.
+"""
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from headrace.embedded import EmbeddedValkey
+from headrace.errors import HeadraceError
+from headrace.lifecycle import on_stop_signal
+from headrace.supervise import Supervised
+
+READY_WITHIN_S = 120.0
+READY_POLL_S = 0.1
+STORE_WATCH_S = 0.1
+
+#: Stopped in this order; seconds each may take.
+STOP_ORDER = (("producer_api", 12.0), ("workers", 12.0), ("scheduler", 5.0))
+
+
+class NotReady(HeadraceError):
+    """The tree did not become ready in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start. `redis_url` None: an embedded Valkey under `data_dir`."""
+
+    host: str
+    port: int
+    data_dir: Path
+    redis_url: str | None
+    environ: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+
+async def up(plan: Plan, console: Console) -> None:
+    """Run the tree until SIGTERM or SIGINT. Raises HeadraceError if it cannot start or a child cannot run with its configuration."""
+    stop = asyncio.Event()
+    on_stop_signal(stop.set)
+    ensure_port_free(plan.host, plan.port)
+    plan.logs.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        redis_url = plan.redis_url
+        if redis_url is None:
+            redis_url = await stack.enter_async_context(_embedded(plan.data_dir / "valkey"))
+        children = _children(plan, redis_url)
+        runs = [asyncio.ensure_future(child.run()) for child in children.values()]
+        try:
+            await _first_of(stop, [asyncio.ensure_future(_announce(plan, console)), *runs])
+        finally:
+            console.print("Stopping: running requests go back to the queue.", style="dim")
+            for name, grace in STOP_ORDER:
+                await children[name].stop(grace)
+            await asyncio.gather(*runs, return_exceptions=True)
+
+
+def ensure_port_free(host: str, port: int) -> None:
+    """Raises HeadraceError if something listens there already: the API's log is a poor place to learn it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise HeadraceError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port") from None
+
+
+def _children(plan: Plan, redis_url: str) -> dict[str, Supervised]:
+    env = {
+        **plan.environ,
+        "HEADRACE_REDIS_URL": redis_url,
+        "HEADRACE_HOST": plan.host,
+        "HEADRACE_PORT": str(plan.port),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {package: Supervised(package, _command(package), env=env, log=plan.logs / f"{package}.log") for package, _ in STOP_ORDER}
+
+
+def _command(package: str) -> Callable[[int], list[str]]:
+    return lambda _start: [sys.executable, "-m", package, "--supervised"]
+
+
+@asynccontextmanager
+async def _embedded(folder: Path) -> AsyncIterator[str]:
+    """An embedded Valkey that is started again, on the same folder and address, whenever it dies."""
+    server = EmbeddedValkey(folder)
+    await asyncio.to_thread(server.start)
+    watch = asyncio.ensure_future(_keep_alive(server))
+    try:
+        yield server.url
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await asyncio.to_thread(server.stop)
+
+
+async def _keep_alive(server: EmbeddedValkey) -> None:
+    while True:
+        await asyncio.sleep(STORE_WATCH_S)
+        if server.process.poll() is not None:
+            await asyncio.to_thread(server.start)
+
+
+async def _announce(plan: Plan, console: Console) -> None:
+    """One line when the tree can take and run work; a spinner with the reasons until then. Then waits for ever."""
+    started = time.monotonic()
+    with console.status("starting …") as status:
+        async with httpx.AsyncClient(base_url=plan.url, timeout=2.0) as client:
+            while (waiting_for := await _waiting_for(client)) is not None:
+                if time.monotonic() - started > READY_WITHIN_S:
+                    raise NotReady(f"not ready after {READY_WITHIN_S:.0f} s: {waiting_for}; see {plan.logs}")
+                status.update(f"starting: {waiting_for}")
+                await asyncio.sleep(READY_POLL_S)
+            model = (await client.get("/v1/models")).json()["data"][0]["id"]
+    console.print(
+        f"Headrace is ready: {plan.url}/v1 · model {model} · data {plan.data_dir} · {time.monotonic() - started:.1f} s", soft_wrap=True
+    )
+    await asyncio.Event().wait()
+
+
+async def _waiting_for(client: httpx.AsyncClient) -> str | None:
+    """What is still missing, in words; None once requests are taken and a worker is there to run them."""
+    try:
+        ready = await client.get("/ready")
+        if ready.status_code != 200:
+            return "; ".join(ready.json()["reasons"])
+        workers = (await client.get("/health")).json()["workers"]
+    except httpx.TransportError:
+        return "the API is starting"
+    return None if workers else "the worker is loading the model (the first time it is converted, about half a minute)"
+
+
+async def _first_of(stop: asyncio.Event, runs: Sequence["asyncio.Future[Any]"]) -> None:
+    """Until told to stop, or until something that should run for ever ends: then its error is raised."""
+    announcing = runs[0]
+    stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([stopping, *runs], return_when=asyncio.FIRST_COMPLETED)
+        for run in runs:
+            if run.done():
+                run.result()
+    finally:
+        for task in (stopping, announcing):
+            task.cancel()
+        await asyncio.gather(stopping, announcing, return_exceptions=True)

@@ -1,0 +1,104 @@
+"""A client of the event streams that resumes by itself: cut connections and restarted servers cost time, never a token.
+
+POST /v1/chat/completions ──► events … ✂ ──► GET /v1/jobs/<id>/events, Last-Event-ID: <last seen> ──► the rest
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from headrace.errors import HeadraceError
+
+DONE = "[DONE]"
+PATIENCE_S = 60.0
+"""How long the server may stay away before the client gives up."""
+_RETRY_S = 0.25
+_CHAT_ID = "chatcmpl-"
+
+
+class StreamFailed(HeadraceError):
+    """The server ended the stream with an error, or refused it; or it stayed away for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    id: str
+    data: str
+
+
+def parse_events(lines: Iterable[str]) -> Iterator[Event]:
+    """Server-sent events from decoded lines (WHATWG HTML 9.2.6, the fields we send). An event without its blank line never happened."""
+    event_id, data = "", []
+    for line in lines:
+        if line.startswith("id:"):
+            event_id = line[3:].strip()
+        elif line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif line == "" and data:
+            yield Event(event_id, "\n".join(data))
+            data = []
+
+
+def stream_chat(client: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunks of one chat completion. Raises StreamFailed."""
+    key = uuid.uuid4().hex  # a POST cut before its first event is repeated under the same key and finds the same job
+    job_id: str | None = None
+
+    def connect(last_id: str) -> AbstractContextManager[httpx.Response]:
+        if job_id is None:
+            return client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}, headers={"idempotency-key": key})
+        return _events_of(client, job_id, last_id)
+
+    for chunk in _chunks(connect):
+        job_id = chunk["id"].removeprefix(_CHAT_ID)
+        yield chunk
+
+
+def follow_job(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+    """The chunks of a job from its first. Raises StreamFailed."""
+    return _chunks(lambda last_id: _events_of(client, job_id, last_id))
+
+
+def _events_of(client: httpx.Client, job_id: str, last_id: str) -> AbstractContextManager[httpx.Response]:
+    return client.stream("GET", f"/v1/jobs/{job_id}/events", headers={"last-event-id": last_id} if last_id else {})
+
+
+def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) -> Iterator[dict[str, Any]]:
+    """Events of one stream over as many connections as it takes."""
+    last_id = ""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with connect(last_id) as response:
+                _refuse_error(response)
+                for event in parse_events(response.iter_lines()):
+                    last_id = event.id
+                    give_up_at = time.monotonic() + PATIENCE_S
+                    if event.data == DONE:
+                        return
+                    chunk = json.loads(event.data)
+                    if "error" in chunk:
+                        raise StreamFailed(chunk["error"]["message"])
+                    yield chunk
+        except (httpx.TransportError, _Unavailable) as error:
+            if time.monotonic() > give_up_at:
+                raise StreamFailed(f"the server stayed away for {PATIENCE_S:.0f} s: {error}") from error
+        time.sleep(_RETRY_S)
+
+
+class _Unavailable(Exception):
+    """The server asks to come back later."""
+
+
+def _refuse_error(response: httpx.Response) -> None:
+    if response.is_error:
+        response.read()
+        if response.status_code == 503:
+            raise _Unavailable(response.text)
+        raise StreamFailed(response.json()["error"]["message"])

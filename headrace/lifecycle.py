@@ -1,0 +1,39 @@
+"""What every process does at its start: read settings or refuse, set up logging, turn signals into a stop."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from headrace.errors import SettingsError
+from headrace.settings import Settings, load_settings
+from headrace.supervise import EX_CONFIG
+
+
+def configure(process: str) -> Settings:
+    """Settings from the environment and logging to standard error. Exits with EX_CONFIG on a wrong setting."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        refuse(process, error)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format=f"%(asctime)s %(levelname)s {process}[%(process)d] %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    return settings
+
+
+def refuse(process: str, error: Exception) -> NoReturn:
+    """Say why the process cannot run with this configuration, and exit so that a supervisor does not try again."""
+    sys.stderr.write(f"{process}: {error}\n")
+    raise SystemExit(EX_CONFIG)
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM and SIGINT; must be called from the running event loop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)

@@ -1,0 +1,64 @@
+"""The control plane's process: `python -m scheduler`."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import time
+
+from prometheus_client import start_http_server
+
+from headrace.errors import QueueUnavailable
+from headrace.lifecycle import configure, on_stop_signal
+from headrace.ports import Housekeeping
+from headrace.queues.redis import connect
+from headrace.settings import Settings
+from headrace.supervise import stop_with_parent
+from scheduler.janitor import Janitor
+from scheduler.metrics import SchedulerMetrics
+
+logger = logging.getLogger("scheduler")
+
+LOAD_SAMPLE_S = 5.0
+
+
+async def sample_load(queue: Housekeeping, metrics: SchedulerMetrics, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            metrics.observe(await queue.load())
+        except QueueUnavailable as error:
+            logger.debug("no load sample: %s", error)  # the janitor reports the outage
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), LOAD_SAMPLE_S)
+
+
+async def run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    on_stop_signal(stop.set)
+    metrics = SchedulerMetrics()
+    async with connect(settings) as queue:
+        janitor = Janitor(
+            queue,
+            interval=settings.janitor_ms / 1_000,
+            viewer_grace=settings.viewer_grace_ms / 1_000,
+            clock=time.monotonic,
+            swept=metrics.swept,
+        )
+        if settings.scheduler_port:
+            start_http_server(settings.scheduler_port, addr=settings.host, registry=metrics.registry)
+        logger.info("janitor sweeps every %d ms", settings.janitor_ms)
+        await asyncio.gather(janitor.run(stop), sample_load(queue, metrics, stop))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scheduler", description="Sweeps what no owner will: leases, deadlines, retention.")
+    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
+    arguments = parser.parse_args()
+    settings = configure("scheduler")
+    if arguments.supervised:
+        stop_with_parent()
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Real child processes under `Supervised`."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.supervise import EX_CONFIG, ChildMisconfigured, Supervised
+from headrace.testing.eventually import eventually
+
+ANNOUNCE = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); "
+PARENT_WATCH = "from headrace.supervise import stop_with_parent; stop_with_parent(); "
+
+
+def pids(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def runs(pid: int) -> bool:
+    """An orphan is adopted by init, or by a reaper that may leave it as a zombie: then it runs no more either."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def child(code: str, file: Path) -> list[str]:
+    return [sys.executable, "-c", code, str(file)]
+
+
+async def test_a_killed_child_is_started_again_and_its_death_reported(tmp_path: Path) -> None:
+    file, deaths = tmp_path / "pids", list[int]()
+
+    async def on_death(start: int) -> None:
+        deaths.append(start)
+
+    supervised = Supervised("sleeper", lambda _: child(ANNOUNCE + "time.sleep(60)", file), on_death=on_death)
+    running = asyncio.ensure_future(supervised.run())
+
+    async def first() -> list[int]:
+        return pids(file)
+
+    async def second() -> bool:
+        return len(pids(file)) == 2
+
+    [pid] = await eventually(first, pause=0.01)
+    os.kill(pid, signal.SIGKILL)
+    await eventually(second, pause=0.01)
+    assert deaths == [0]
+    await supervised.stop(grace=5)
+    await running
+    for pid in pids(file):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+async def test_exit_code_78_is_not_tried_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    supervised = Supervised(
+        "wrong", lambda _: [sys.executable, "-c", f"import sys; sys.stderr.write('no such model\\n'); sys.exit({EX_CONFIG})"], log=log
+    )
+    with pytest.raises(ChildMisconfigured, match="no such model"):
+        await supervised.run()
+
+
+async def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + ANNOUNCE + "time.sleep(60)"
+    supervised = Supervised("stubborn", lambda _: child(stubborn, file))
+    running = asyncio.ensure_future(supervised.run())
+
+    async def started() -> list[int]:
+        return pids(file)
+
+    await eventually(started, pause=0.01)
+    await supervised.stop(grace=0.1)
+    await running
+
+
+async def test_a_child_stops_when_its_parent_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    middle = (
+        "import asyncio, sys; from headrace.supervise import Supervised; "
+        f"asyncio.run(Supervised('c', lambda _: [sys.executable, '-c', {PARENT_WATCH + ANNOUNCE + 'time.sleep(60)'!r}, sys.argv[1]]).run())"
+    )
+    parent = await asyncio.create_subprocess_exec(*child(middle, file))
+
+    async def started() -> list[int]:
+        return pids(file)
+
+    [pid] = await eventually(started, pause=0.01)
+    parent.kill()
+    await parent.wait()
+
+    async def gone() -> bool:
+        return not runs(pid)
+
+    await eventually(gone, pause=0.01)

@@ -1,0 +1,107 @@
+"""The janitor against the in-memory queue in virtual time."""
+
+from headrace.errors import QueueUnavailable
+from headrace.ports import Claim
+from headrace.queues.memory import MemoryQueue
+from headrace.queues.rules import QueueLimits
+from headrace.request import Lane, Request
+from headrace.state import State
+from headrace.testing.builders import ManualClock, make_request, make_submission
+from scheduler.janitor import SWEEP_LIMIT, Janitor, trusts_absence
+
+
+class Swept:
+    """What each sweep moved."""
+
+    def __init__(self) -> None:
+        self.moved: dict[str, int] = {}
+
+    def __call__(self, name: str, count: int) -> None:
+        self.moved[name] = self.moved.get(name, 0) + count
+
+
+class Unreachable(MemoryQueue):
+    down = False
+
+    async def reap_expired(self, limit: int) -> int:
+        if self.down:
+            raise QueueUnavailable("connection refused")
+        return await super().reap_expired(limit)
+
+
+def janitor_of(queue: MemoryQueue, clock: ManualClock, swept: Swept) -> Janitor:
+    return Janitor(queue, interval=0.5, viewer_grace=15.0, clock=lambda: clock.now_ms / 1_000, swept=swept)
+
+
+async def claim_one(queue: MemoryQueue, lease_ms: int = 5_000) -> Claim:
+    [claim] = await queue.claim(
+        worker="w", nonce="n", models=["test-model"], lanes=list(Lane), max_jobs=1, max_tokens=1_000, lease_ms=lease_ms
+    )
+    return claim
+
+
+async def state_of(queue: MemoryQueue, request: Request) -> State:
+    return (await queue.get(request.tenant, request.id)).state
+
+
+async def test_an_expired_lease_is_reaped() -> None:
+    clock, swept = ManualClock(), Swept()
+    queue, request = MemoryQueue(clock=clock), make_request()
+    await queue.accept(make_submission(request))
+    await claim_one(queue)
+    janitor = janitor_of(queue, clock, swept)
+    clock.advance(4_999)
+    await janitor.tick()
+    assert await state_of(queue, request) is State.RUNNING
+    clock.advance(2)
+    await janitor.tick()
+    assert await state_of(queue, request) is State.QUEUED
+    assert swept.moved["reaped"] == 1
+
+
+async def test_one_tick_clears_a_backlog_longer_than_one_sweep() -> None:
+    clock, swept = ManualClock(), Swept()
+    queue = MemoryQueue(clock=clock)
+    count = SWEEP_LIMIT * 2 + 7
+    for _ in range(count):
+        await queue.accept(make_submission(make_request(), ttl_ms=1_000))
+    clock.advance(1_001)
+    await janitor_of(queue, clock, swept).tick()
+    assert swept.moved["expired"] == count
+
+
+async def test_an_ended_job_is_purged_after_its_retention() -> None:
+    clock, swept = ManualClock(), Swept()
+    queue, request = MemoryQueue(clock=clock, limits=QueueLimits(retention_ms=10_000)), make_request()
+    await queue.accept(make_submission(request))
+    await queue.cancel("default", request.id)
+    janitor = janitor_of(queue, clock, swept)
+    await janitor.tick()
+    assert swept.moved["purged"] == 0
+    clock.advance(10_001)
+    await janitor.tick()
+    assert swept.moved["purged"] == 1
+
+
+async def test_an_unattended_request_is_cancelled_only_after_a_whole_grace_of_reachable_store() -> None:
+    clock, swept = ManualClock(), Swept()
+    queue = Unreachable(clock=clock, limits=QueueLimits(viewer_grace_ms=15_000))
+    request = make_request(attended=True, stream=True)
+    await queue.accept(make_submission(request))
+    janitor = janitor_of(queue, clock, swept)
+    await janitor.tick()
+    queue.down = True
+    clock.advance(60_000)
+    await janitor.tick()
+    queue.down = False
+    await janitor.tick()  # reachable again: the viewer has had no chance to say that he is there
+    assert await state_of(queue, request) is State.QUEUED
+    clock.advance(15_000)
+    await janitor.tick()
+    assert await state_of(queue, request) is State.CANCELLED
+
+
+def test_absence_means_nothing_while_the_store_is_away() -> None:
+    assert not trusts_absence(100.0, None, 15.0)
+    assert not trusts_absence(100.0, 86.0, 15.0)
+    assert trusts_absence(100.0, 85.0, 15.0)

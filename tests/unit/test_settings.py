@@ -1,0 +1,32 @@
+import pytest
+
+from headrace.errors import SettingsError
+from headrace.settings import load_settings
+
+
+def test_defaults_need_no_environment() -> None:
+    assert load_settings().port == 8000
+
+
+def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_PROT", "1")
+    with pytest.raises(SettingsError, match="HEADRACE_PROT"):
+        load_settings()
+
+
+def test_a_malformed_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_PORT", "hunter2")
+    monkeypatch.setenv("HEADRACE_SHARDS", "0")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert "HEADRACE_PORT" in str(caught.value)
+    assert "HEADRACE_SHARDS" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [("/models/Tiny-1B/", "Tiny-1B"), ("a/b.Q4.gguf", "b.Q4"), ("smollm2-135m-instruct", "smollm2-135m-instruct")]
+)
+def test_a_model_is_served_under_its_own_name(monkeypatch: pytest.MonkeyPatch, model: str, name: str) -> None:
+    monkeypatch.setenv("HEADRACE_MODEL", model)
+    assert load_settings().served_model == name

@@ -1,0 +1,287 @@
+"""The worker loop against the in-memory queue and an engine whose tokens are known."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from headrace.errors import QueueUnavailable
+from headrace.ports import START, Append, Job, LogEntry
+from headrace.queues.memory import MemoryQueue
+from headrace.request import Request
+from headrace.state import State
+from headrace.testing.builders import ManualClock, make_request, make_submission
+from headrace.testing.eventually import eventually
+from workers.backends.scripted import ScriptedEngine, answer_to, text_of
+from workers.engine_thread import EngineThread
+from workers.ports import Delta, EngineRequest
+from workers.worker import Timing, Worker
+
+MODEL = "test-model"
+
+
+class GatedEngine(ScriptedEngine):
+    """Steps only as often as it is allowed to, so that a test can act between two steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = 0
+        self.added: list[EngineRequest] = []
+
+    def add(self, request: EngineRequest) -> None:
+        self.added.append(request)
+        super().add(request)
+
+    def step(self, timeout: float) -> list[Delta]:
+        if self.allowed == 0:
+            return []
+        self.allowed -= 1
+        return super().step(timeout)
+
+
+@asynccontextmanager
+async def working(queue: MemoryQueue, engine: ScriptedEngine, name: str = "w1") -> AsyncIterator[Worker]:
+    thread = EngineThread(engine)
+    worker = Worker(
+        name=name,
+        model=MODEL,
+        queue=queue,
+        engine=thread,
+        timing=Timing(idle=0.01, retry_first=0.001, retry_longest=0.001),
+        clock=asyncio.get_running_loop().time,
+    )
+    running = asyncio.ensure_future(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await running
+        thread.close()
+
+
+async def ended(queue: MemoryQueue, request: Request) -> Job:
+    async def look() -> Job | None:
+        job = await queue.get(request.tenant, request.id)
+        return job if job.ended_ms is not None else None
+
+    job = await eventually(look)
+    assert job is not None
+    return job
+
+
+async def log_of(queue: MemoryQueue, request: Request) -> list[LogEntry]:
+    return await queue.read_log(request.tenant, request.id, START, 10_000)
+
+
+def tokens_of(log: list[LogEntry]) -> tuple[int, ...]:
+    return tuple(token for entry in log for token in entry.token_ids)
+
+
+async def test_a_job_runs_to_its_end() -> None:
+    queue, request = MemoryQueue(), make_request(max_tokens=5)
+    await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine()):
+        job = await ended(queue, request)
+    assert (job.state, job.reason, job.committed) == (State.DONE, "length", 5)
+    log = await log_of(queue, request)
+    assert tokens_of(log) == answer_to(request.prompt_ids, 5)
+    assert "".join(entry.text for entry in log) == text_of(answer_to(request.prompt_ids, 5))
+    assert [entry.end for entry in log] == [None] * 5 + [State.DONE]
+
+
+async def test_many_jobs_share_the_engine() -> None:
+    queue = MemoryQueue()
+    requests = [make_request(prompt_ids=(1, i), max_tokens=1 + i % 7) for i in range(150)]
+    for request in requests:
+        await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine(max_running=16)):
+        for request in requests:
+            await ended(queue, request)
+    for request in requests:
+        assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, request.sampling.max_tokens)
+
+
+async def test_a_job_that_arrives_while_the_worker_idles_is_taken_by_the_doorbell() -> None:
+    queue, request = MemoryQueue(), make_request()
+    async with working(queue, ScriptedEngine()):
+        await eventually(queue.workers)
+        await queue.accept(make_submission(request))
+        assert (await ended(queue, request)).state is State.DONE
+
+
+async def test_a_resumed_job_goes_on_behind_the_log() -> None:
+    clock = ManualClock()
+    queue, request = MemoryQueue(clock=clock), make_request(max_tokens=6)
+    await queue.accept(make_submission(request))
+    engine = GatedEngine()
+    engine.allowed = 3
+    async with working(queue, engine):
+        await eventually(lambda: _committed(queue, request, 3))
+    job = await queue.get("default", request.id)
+    assert job.state is State.QUEUED  # the drain gave it back
+    second = GatedEngine()
+    second.allowed = 100
+    async with working(queue, second, name="w2"):
+        await ended(queue, request)
+    assert second.added[0].committed_ids == answer_to(request.prompt_ids, 3)
+    log = await log_of(queue, request)
+    assert tokens_of(log) == answer_to(request.prompt_ids, 6)
+    assert [entry.position for entry in log] == sorted({entry.position for entry in log})
+
+
+async def _committed(queue: MemoryQueue, request: Request, count: int) -> bool:
+    return (await queue.get(request.tenant, request.id)).committed >= count
+
+
+async def test_a_draining_worker_gives_back_without_counting_a_crash() -> None:
+    queue, request = MemoryQueue(), make_request(max_tokens=50)
+    await queue.accept(make_submission(request))
+    engine = GatedEngine()
+    engine.allowed = 4
+    async with working(queue, engine):
+        await eventually(lambda: _committed(queue, request, 2))
+    job = await queue.get("default", request.id)
+    assert (job.state, job.crashes) == (State.QUEUED, 0)
+    assert job.committed >= 2
+
+
+async def test_a_cancel_stops_a_running_job_and_keeps_its_tokens() -> None:
+    queue, request = MemoryQueue(), make_request(max_tokens=10_000)
+    await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine()):
+        await eventually(lambda: _committed(queue, request, 3))
+        assert await queue.cancel("default", request.id) is State.RUNNING
+        job = await ended(queue, request)
+    assert (job.state, job.reason) == (State.CANCELLED, "cancelled")
+    assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, job.committed)
+
+
+async def test_a_cancel_reaches_a_job_that_appends_nothing() -> None:
+    queue, request = MemoryQueue(), make_request()
+    await queue.accept(make_submission(request))
+    async with working(queue, GatedEngine()):  # never steps: like a long prefill
+        await eventually(lambda: _running(queue, request))
+        await queue.cancel("default", request.id)
+        assert (await ended(queue, request)).state is State.CANCELLED
+
+
+async def _running(queue: MemoryQueue, request: Request) -> bool:
+    return (await queue.get(request.tenant, request.id)).state is State.RUNNING
+
+
+async def test_a_deadline_ends_a_running_job() -> None:
+    clock = ManualClock()
+    queue, request = MemoryQueue(clock=clock), make_request(max_tokens=10_000)
+    await queue.accept(make_submission(request, ttl_ms=1_000))
+    async with working(queue, ScriptedEngine()):
+        await eventually(lambda: _committed(queue, request, 2))
+        clock.advance(1_001)
+        job = await ended(queue, request)
+    assert (job.state, job.reason) == (State.EXPIRED, "deadline")
+
+
+async def test_a_fenced_worker_writes_nothing_more_and_works_on() -> None:
+    queue = MemoryQueue()
+    stolen, other = make_request(max_tokens=10_000), make_request(prompt_ids=(9,), max_tokens=4)
+    await queue.accept(make_submission(stolen))
+    async with working(queue, ScriptedEngine(), name="zombie") as zombie:
+        await eventually(lambda: _committed(queue, stolen, 2))
+        zombie._model = "nothing"  # it must not claim the job again itself
+        await queue.reap_worker("zombie")
+        committed = (await queue.get("default", stolen.id)).committed
+        claims = await queue.claim(
+            worker="w2", nonce="n", models=[MODEL], lanes=[stolen.lane], max_jobs=1, max_tokens=1_000, lease_ms=60_000
+        )
+        assert [claim.request.id for claim in claims] == [stolen.id]
+        zombie._model = MODEL
+        await queue.accept(make_submission(other))
+        assert (await ended(queue, other)).state is State.DONE
+    assert (await queue.get("default", stolen.id)).committed == committed
+
+
+async def test_a_job_the_engine_refuses_fails_alone_with_its_reason() -> None:
+    queue = MemoryQueue()
+    bad, good = make_request(prompt_ids=(-1, 2)), make_request()
+    for request in (bad, good):
+        await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine()):
+        job = await ended(queue, bad)
+        assert (job.state, job.reason, job.committed) == (State.FAILED, "the script says so", 1)
+        assert (await ended(queue, good)).state is State.DONE
+
+
+class FlakyQueue(MemoryQueue):
+    """Every other call to append or finish is carried out and its answer lost."""
+
+    calls = 0
+
+    async def append(self, appends: Any) -> Any:
+        return await self._lose(super().append(appends))
+
+    async def finish(self, finishes: Any) -> Any:
+        return await self._lose(super().finish(finishes))
+
+    async def _lose(self, call: Awaitable[Any]) -> Any:
+        answer = await call
+        self.calls += 1
+        if self.calls % 2:
+            raise QueueUnavailable("the answer was lost")
+        return answer
+
+
+async def test_lost_answers_double_nothing() -> None:
+    queue = FlakyQueue()
+    requests = [make_request(prompt_ids=(i + 1,), max_tokens=6) for i in range(5)]
+    for request in requests:
+        await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine()):
+        for request in requests:
+            await ended(queue, request)
+    for request in requests:
+        assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, 6)
+    assert sorted(entry.job_id for entry in queue.outbox) == sorted(request.id for request in requests)
+
+
+async def test_a_log_that_contradicts_its_count_is_not_continued() -> None:
+    class Forgetful(MemoryQueue):
+        async def read_log(self, *arguments: Any, **named: Any) -> list[LogEntry]:
+            return (await super().read_log(*arguments, **named))[1:]
+
+    clock = ManualClock()
+    queue, request = Forgetful(clock=clock), make_request()
+    await queue.accept(make_submission(request))
+    [claim] = await queue.claim(worker="w0", nonce="n", models=[MODEL], lanes=[request.lane], max_jobs=1, max_tokens=99, lease_ms=9_999)
+    for start in (0, 1):
+        await queue.append([Append(job_id=request.id, epoch=claim.epoch, start=start, token_ids=(start,), text="")])
+    await queue.reap_worker("w0")
+    engine = GatedEngine()
+    async with working(queue, engine):
+        await eventually(lambda: _delayed(queue, request))
+    assert not engine.added
+
+
+async def _delayed(queue: MemoryQueue, request: Request) -> bool:
+    return (await queue.get(request.tenant, request.id)).state is State.DELAYED
+
+
+async def test_a_broken_engine_ends_the_worker() -> None:
+    class Broken(ScriptedEngine):
+        def step(self, timeout: float) -> list[Delta]:
+            raise RuntimeError("device lost")
+
+    queue = MemoryQueue()
+    await queue.accept(make_submission(make_request()))
+    thread = EngineThread(Broken())
+    worker = Worker(name="w", model=MODEL, queue=queue, engine=thread, timing=Timing(), clock=asyncio.get_running_loop().time)
+    with pytest.raises(RuntimeError, match="device lost"):
+        await worker.run()
+    thread.close()
+
+
+async def test_the_worker_reports_itself() -> None:
+    queue = MemoryQueue()
+    async with working(queue, ScriptedEngine()):
+        [status] = await eventually(queue.workers)
+    assert (status.worker, status.model, status.device) == ("w1", MODEL, "none")

@@ -1,0 +1,83 @@
+"""The worker's processes: `python -m workers` supervises, `python -m workers engine` runs one engine against the queue."""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import time
+
+from headrace.errors import ModelUnavailable
+from headrace.lifecycle import configure, on_stop_signal, refuse
+from headrace.queues.redis import connect
+from headrace.settings import Settings
+from headrace.supervise import ChildMisconfigured, stop_with_parent
+from workers.supervisor import Supervisor
+
+logger = logging.getLogger("workers")
+
+
+async def supervise(settings: Settings) -> None:
+    stop = asyncio.Event()
+    on_stop_signal(stop.set)
+    async with connect(settings) as queue:
+        await Supervisor(settings.worker_name, queue).run(stop)
+
+
+async def run_engine(settings: Settings, name: str) -> None:
+    # Imported here: the supervisor must stay small and start in no time, without torch.
+    from workers.convert import ensure_folder
+    from workers.engine.engine import EngineConfig, PagedEngine
+    from workers.engine_thread import EngineThread
+    from workers.worker import Timing, Worker
+
+    started = time.monotonic()
+    folder = ensure_folder(settings.model, settings.cache_dir)
+    engine = PagedEngine(
+        EngineConfig(
+            model_folder=folder,
+            device=settings.device,
+            max_running=settings.max_running,
+            token_budget=settings.token_budget,
+            kv_memory_mb=settings.kv_memory_mb,
+            block_size=settings.block_size,
+        )
+    )
+    thread = EngineThread(engine)
+    await thread.warm_up()
+    logger.info("engine ready on %s after %.1f s", engine.stats().device, time.monotonic() - started)
+    async with connect(settings) as queue:
+        worker = Worker(
+            name=name,
+            model=settings.served_model,
+            queue=queue,
+            engine=thread,
+            timing=Timing(lease=settings.lease_ms / 1_000),
+            clock=time.monotonic,
+        )
+        on_stop_signal(worker.stop)
+        await worker.run()
+    thread.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m workers", description="Pulls requests from the queue and runs them.")
+    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
+    roles = parser.add_subparsers(dest="role")
+    engine = roles.add_parser("engine", help="run the engine in this process, without a supervisor")
+    engine.add_argument("--name", default=None, help="worker id; unique for every start of a process")
+    arguments = parser.parse_args()
+    settings = configure("worker" if arguments.role is None else "engine")
+    if arguments.supervised:
+        stop_with_parent()
+    try:
+        if arguments.role == "engine":
+            asyncio.run(run_engine(settings, arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"))
+        else:
+            asyncio.run(supervise(settings))
+    except (ChildMisconfigured, ModelUnavailable) as error:
+        refuse("worker", error)
+
+
+if __name__ == "__main__":
+    main()

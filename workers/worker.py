@@ -1,0 +1,353 @@
+"""The worker loop: claim while the engine has room → step → append → finish.
+
+One turn of the loop, with the queue's work beside the engine's step so that the queue costs the engine nothing:
+
+    engine thread    |— step k: compute —————————————|— step k+1 …
+    event loop       | account for step k−1 | claim … | account for step k …
+                       append, finish, renew   while there is room
+
+Nothing is sent to a client here: a token exists once the store has committed it. If this process dies, what step k computed was seen by
+nobody and is computed again elsewhere.
+
+Leases are renewed, and the worker's status reported, only here, once a turn at most: a hung engine stops renewing by itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from headrace.errors import QueueUnavailable
+from headrace.ports import START, Append, Claim, Doorbell, Finish, Held, Verdict, WorkerStatus, WorkQueue
+from headrace.request import Lane, Request
+from headrace.state import State
+from workers.engine_thread import EngineThread, Outcome
+from workers.ports import Capacity, Delta, EngineRequest, FinishReason
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LANES = (Lane.INTERACTIVE, Lane.STANDARD, Lane.BATCH)
+CLAIM_AT_MOST = 32
+"""Jobs per claim call: bounds the size of its reply."""
+LOG_PAGE = 1_000
+SUSPECT_DELAY_S = 1.0
+"""How long a job waits that was given back because its log and its count disagree."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds. The defaults suit a lease of 5 s."""
+
+    lease: float = 5.0
+    idle: float = 0.5
+    """Longest wait for a doorbell: the price of a lost one."""
+    retry_first: float = 0.05
+    retry_longest: float = 1.0
+
+    @property
+    def renew(self) -> float:
+        return self.lease / 5
+
+    @property
+    def lease_ms(self) -> int:
+        return int(self.lease * 1_000)
+
+
+@dataclass(slots=True)
+class Holding:
+    """A job this worker holds under one epoch. `committed` is what the store has confirmed."""
+
+    request: Request
+    epoch: int
+    committed: int
+
+    @property
+    def run_id(self) -> str:
+        """The engine's name for it. A job that was fenced and claimed again is another run, so a delta of the old one fits nothing."""
+        return f"{self.request.id}@{self.epoch}"
+
+    @property
+    def held(self) -> Held:
+        return Held(self.request.id, self.epoch)
+
+    def end(self, state: State, reason: str) -> Finish:
+        return Finish(job_id=self.request.id, epoch=self.epoch, committed=self.committed, state=state, reason=reason)
+
+
+@dataclass(slots=True)
+class Orders:
+    """What the engine is to be told at the start of its next step."""
+
+    add: list[EngineRequest] = field(default_factory=list)
+    abort: list[str] = field(default_factory=list)
+
+
+def room_left(capacity: Capacity, ordered: Sequence[EngineRequest]) -> Capacity:
+    """What of the engine's room remains once it has been given what is already ordered."""
+    tokens = sum(len(request.prompt_ids) + len(request.committed_ids) for request in ordered)
+    return Capacity(capacity.requests - len(ordered), capacity.tokens - tokens)
+
+
+class Worker:
+    """Runs one engine against the queue until told to stop. `clock` is monotonic seconds."""
+
+    def __init__(
+        self, *, name: str, model: str, queue: WorkQueue, engine: EngineThread, timing: Timing, clock: Callable[[], float]
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._queue = queue
+        self._engine = engine
+        self._timing = timing
+        self._clock = clock
+        self._runs: dict[str, Holding] = {}
+        self._orders = Orders()
+        self._capacity = Capacity(0, 0)
+        self._renew_at = 0.0
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Drain: claim nothing more, give back what is held at its committed count, return from `run`."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Raises whatever the engine raises: the process should end then, and its supervisor starts another."""
+        async with self._queue.work_doorbell() as bell:
+            outcome = await self._engine.turn([], [])
+            while not self._stop.is_set():
+                self._capacity = outcome.capacity
+                if not self._runs and not self._orders.abort:
+                    await self._heartbeat(outcome)
+                    await self._wait_for_work(bell)
+                    if not self._runs:
+                        continue
+                orders, self._orders = self._orders, Orders()
+                turn = asyncio.ensure_future(self._engine.turn(orders.add, orders.abort))
+                self._capacity = room_left(self._capacity, orders.add)
+                await self._account(outcome)
+                await self._heartbeat(outcome)
+                await self._claim_until(turn, bell)
+                outcome = await turn
+            await self._drain(outcome)
+
+    # ---- claim
+
+    async def _wait_for_work(self, bell: Doorbell) -> None:
+        """Claim, or sleep until there may be something to claim."""
+        if await self._claim():
+            return
+        ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await _first(ringing, stopping)
+        await _cancelled(ringing, stopping)
+
+    async def _claim_until(self, turn: "asyncio.Future[Outcome]", bell: Doorbell) -> None:
+        """While the engine computes: claim what it will have room for, and again whenever the doorbell rings.
+
+        Without this a request that arrives in the middle of a step would wait for the end of the next one.
+        """
+        while not turn.done() and not self._stop.is_set():
+            if await self._claim():
+                continue
+            ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
+            await _first(ringing, turn)
+            if ringing.done():
+                self._heed(ringing.result())
+            await _cancelled(ringing)
+
+    def _heed(self, rung: frozenset[str]) -> None:
+        """A cancel of a job we hold: ask about the leases at the next turn instead of in up to a second (a prefill appends nothing)."""
+        if any(holding.request.id in rung for holding in self._runs.values()):
+            self._renew_at = 0.0
+
+    async def _claim(self) -> bool:
+        """One claim call for what the engine still has room for. True if it brought a job."""
+        room = room_left(self._capacity, self._orders.add)
+        if room.requests <= 0 or room.tokens <= 0:
+            return False
+        call = partial(
+            self._queue.claim,
+            worker=self._name,
+            nonce=secrets.token_hex(8),
+            models=(self._model,),
+            lanes=LANES,
+            max_jobs=min(room.requests, CLAIM_AT_MOST),
+            max_tokens=room.tokens,
+            lease_ms=self._timing.lease_ms,
+        )
+        claims = await self._persist(call) or []
+        for claim in claims:
+            await self._take(claim)
+        return bool(claims)
+
+    async def _take(self, claim: Claim) -> None:
+        holding = Holding(claim.request, claim.epoch, claim.committed)
+        self._runs[holding.run_id] = holding
+        committed_ids = await self._committed_ids(holding)
+        if len(committed_ids) != claim.committed:
+            # A log that contradicts its count must not be continued on a guess.
+            logger.error("job %s: its log holds %d tokens, its count says %d", claim.request.id, len(committed_ids), claim.committed)
+            await self._give_back([holding], delay=SUSPECT_DELAY_S)
+            return
+        self._orders.add.append(
+            EngineRequest(
+                request_id=holding.run_id,
+                prompt_ids=claim.request.prompt_ids,
+                sampling=claim.request.sampling,
+                committed_ids=committed_ids,
+                priority=LANES.index(claim.request.lane),
+            )
+        )
+
+    async def _committed_ids(self, holding: Holding) -> tuple[int, ...]:
+        """What earlier runs have already given to the client: generation goes on behind it."""
+        ids: list[int] = []
+        after = START
+        while len(ids) < holding.committed:
+            page = await self._persist(partial(self._queue.read_log, holding.request.tenant, holding.request.id, after, LOG_PAGE))
+            if not page:
+                break
+            after = page[-1].position
+            ids.extend(token for entry in page for token in entry.token_ids)
+        return tuple(ids)
+
+    # ---- account
+
+    async def _account(self, outcome: Outcome) -> None:
+        """Commit what a step generated, then end what it ended: one append and one finish call, however many jobs."""
+        await self._append([delta for delta in outcome.deltas if delta.token_ids and delta.request_id in self._runs])
+        await self._finish([delta for delta in outcome.deltas if delta.finish is not None and delta.request_id in self._runs])
+
+    async def _append(self, deltas: Sequence[Delta]) -> None:
+        if not deltas:
+            return
+        holdings = [self._runs[delta.request_id] for delta in deltas]
+        appends = [
+            Append(job_id=holding.request.id, epoch=holding.epoch, start=holding.committed, token_ids=delta.token_ids, text=delta.text)
+            for holding, delta in zip(holdings, deltas, strict=True)
+        ]
+        verdicts = await self._persist(partial(self._queue.append, appends))
+        if verdicts is None:
+            return
+        for holding, append, verdict in zip(holdings, appends, verdicts, strict=True):
+            if verdict in (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE):
+                holding.committed += len(append.token_ids)
+        await self._obey(holdings, verdicts)
+
+    async def _finish(self, deltas: Sequence[Delta]) -> None:
+        endings = [(self._runs[delta.request_id], delta) for delta in deltas]
+        await self._end(
+            [
+                (holding, State.FAILED, delta.error) if delta.finish is FinishReason.ERROR else (holding, State.DONE, str(delta.finish))
+                for holding, delta in endings
+            ]
+        )
+
+    async def _end(self, endings: Sequence[tuple[Holding, State, str]]) -> None:
+        if not endings:
+            return
+        verdicts = await self._persist(partial(self._queue.finish, [holding.end(state, reason) for holding, state, reason in endings]))
+        if verdicts is None:
+            return  # still held: the drain gives it back, and the next owner finds the stop condition in the log
+        for (holding, state, _), verdict in zip(endings, verdicts, strict=True):
+            if verdict is not Verdict.OK:
+                logger.warning("job %s: %s refused: %s", holding.request.id, state, verdict)
+            del self._runs[holding.run_id]
+
+    async def _obey(self, holdings: Sequence[Holding], verdicts: Sequence[Verdict]) -> None:
+        """Do what the store said about each job; an OK asks for nothing."""
+        ended: list[tuple[Holding, State, str]] = []
+        broken: list[Holding] = []
+        for holding, verdict in zip(holdings, verdicts, strict=True):
+            if verdict is Verdict.OK:
+                continue
+            self._orders.abort.append(holding.run_id)
+            if verdict is Verdict.CANCEL:
+                ended.append((holding, State.CANCELLED, "cancelled"))
+            elif verdict is Verdict.EXPIRE:
+                ended.append((holding, State.EXPIRED, "deadline"))
+            elif verdict is Verdict.GAP:
+                logger.error("job %s: the log does not stand where this run left it", holding.request.id)
+                broken.append(holding)
+            else:
+                logger.info("job %s: fenced at epoch %d", holding.request.id, holding.epoch)
+                del self._runs[holding.run_id]
+        await self._end(ended)
+        await self._give_back(broken, delay=SUSPECT_DELAY_S)
+
+    async def _heartbeat(self, outcome: Outcome) -> None:
+        """Renew every lease and report, when due. Called from the step loop only: see the module's docstring."""
+        now = self._clock()
+        if now < self._renew_at:
+            return
+        self._renew_at = now + self._timing.renew
+        holdings = list(self._runs.values())
+        await self._persist(partial(self._queue.report, self._status(outcome), self._timing.lease_ms))
+        if holdings:
+            verdicts = await self._persist(partial(self._queue.renew, [holding.held for holding in holdings], self._timing.lease_ms))
+            if verdicts is not None:
+                await self._obey(holdings, verdicts)
+
+    def _status(self, outcome: Outcome) -> WorkerStatus:
+        stats = outcome.stats
+        return WorkerStatus(
+            worker=self._name,
+            pid=os.getpid(),
+            model=self._model,
+            device=stats.device,
+            memory_used=stats.memory_used,
+            memory_total=stats.memory_total,
+            kv_tokens_used=stats.kv_tokens_used,
+            kv_tokens_total=stats.kv_tokens_total,
+            active_requests=len(self._runs),
+            steps=stats.steps,
+        )
+
+    # ---- give back
+
+    async def _give_back(self, holdings: Sequence[Holding], delay: float) -> None:
+        if not holdings:
+            return
+        await self._persist(partial(self._queue.release, [holding.held for holding in holdings], int(delay * 1_000)))
+        for holding in holdings:
+            del self._runs[holding.run_id]
+
+    async def _drain(self, outcome: Outcome) -> None:
+        await self._account(outcome)
+        logger.info("draining: %d jobs go back to the queue", len(self._runs))
+        await self._give_back(list(self._runs.values()), delay=0.0)
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Repeat an idempotent call until the store answers; the engine waits meanwhile, so nothing piles up.
+
+        While draining it gives up at the first failure and returns None: leases run out by themselves, and a drain has a deadline.
+        """
+        delay = self._timing.retry_first
+        while True:
+            try:
+                return await call()
+            except QueueUnavailable as error:
+                if self._stop.is_set():
+                    logger.warning("gave up on the state store while draining: %s", error)
+                    return None
+                logger.warning("state store unreachable, trying again in %.2f s: %s", delay, error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), delay)
+            delay = min(delay * 2, self._timing.retry_longest)
+
+
+async def _first(*tasks: "asyncio.Future[Any]") -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _cancelled(*tasks: "asyncio.Future[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
