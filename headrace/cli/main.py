@@ -11,6 +11,7 @@ from rich.console import Console
 
 from headrace.cli import chat as chat_command
 from headrace.cli import jobs
+from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Queue-driven asynchronous inference for language models.")
@@ -68,3 +69,9 @@ def worker() -> None:
 def scheduler() -> None:
     """Run the scheduler alone."""
     _become("scheduler")
+
+
+@app.command()
+def settings() -> None:
+    """List every setting with its default, as Markdown."""
+    typer.echo(settings_table())

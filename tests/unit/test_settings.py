@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from headrace.cli.settings_table import settings_table
 from headrace.errors import SettingsError
 from headrace.settings import load_settings
 
@@ -30,3 +33,7 @@ def test_a_malformed_value_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatc
 def test_a_model_is_served_under_its_own_name(monkeypatch: pytest.MonkeyPatch, model: str, name: str) -> None:
     monkeypatch.setenv("HEADRACE_MODEL", model)
     assert load_settings().served_model == name
+
+
+def test_the_documented_table_is_the_real_one() -> None:
+    assert settings_table() in Path("docs/settings.md").read_text()
