@@ -86,7 +86,8 @@ class Tree:
 
 @contextmanager
 def running_tree(data_dir: Path, environ: Mapping[str, str] | None = None, *, port: int | None = None) -> Iterator[Tree]:
-    """Start a tree, wait until it is ready, stop it with SIGTERM. Raises if it does not stop cleanly or leaves a process behind."""
+    """Start a tree, wait until it is ready, stop it with SIGTERM. Raises if it leaves a process behind, or ends neither cleanly nor by the
+    test's own kill -9."""
     port = port or free_port()
     command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--data-dir", str(data_dir)]
     started = subprocess.Popen(command, env={**os.environ, **(environ or {})}, stdin=subprocess.DEVNULL)
@@ -101,5 +102,5 @@ def running_tree(data_dir: Path, environ: Mapping[str, str] | None = None, *, po
         left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
         for process in left:
             process.kill()
-    if code != 0 or left:
+    if code not in (0, -signal.SIGKILL) or left:
         raise RuntimeError(f"headrace up ended with {code} and left {left} behind")
