@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace.errors import SettingsError
 from headrace.ids import MAX_SHARDS
+from headrace.model_folder import DEMO_MODEL, default_name
 
 PREFIX = "HEADRACE_"
 
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
     shards: int = Field(
         1, ge=1, le=MAX_SHARDS, description="Hash slots the keys are spread over; equal on every process, never changed while jobs live."
     )
-    model: str = Field("smollm2-135m-instruct", description="Served model: a Hugging Face folder, a .gguf file, or the demo model's name.")
+    model: str = Field(DEMO_MODEL, description="Served model: a Hugging Face folder, a .gguf file, or the demo model's name.")
     model_name: str | None = Field(None, description="Name clients use for it; default: the folder's or file's name.")
     cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
     @property
     def served_model(self) -> str:
         """The name clients use for the model."""
-        return self.model_name or Path(self.model).name.removesuffix(".gguf")
+        return self.model_name or default_name(self.model)
 
 
 def load_settings() -> Settings:

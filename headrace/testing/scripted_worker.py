@@ -49,6 +49,9 @@ class Pace:
         self._steps += steps
         self._changed.set()
 
+    def hold(self) -> None:
+        self._free = False
+
     def release(self) -> None:
         self._free = True
         self._changed.set()

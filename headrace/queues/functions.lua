@@ -1,0 +1,174 @@
+#!lua name=headrace_1
+-- The state machine of headrace/state.py as server-side functions: one per transition, each atomic, each safe to repeat.
+-- The version in the library's name changes with the meaning of any function, so that old and new processes run side by side.
+-- headrace/queues/memory.py says the same in Python; the contract and property suites hold the two equal.
+--
+-- This file holds the keys and what every transition shares; the functions themselves follow in submit.lua, work.lua and sweep.lua.
+--
+-- KEYS[1] is the shard's prefix, P = "headrace:{NN}:". Every other key is made from it, so all share the hash tag's slot.
+--
+--   P job:<id>                    HASH    state, reason; epoch, released (last epoch given back); n (tokens committed), n0 (n at claim);
+--                                         crash, exp; owner; cancel (reason, if asked for); lane, model, tenant, key, hash; prompt, cost;
+--                                         arrival (us); accepted, started, ended, deadline (ms)
+--   P body:<id>                   STRING  the request; apart from the hash, as it is large and never changes
+--   P log:<id>                    STREAM  <epoch>-<n>: field d, or the end marker: fields end, why. Redis itself refuses an id that is not
+--                                         above the last one, so no stale epoch could ever write behind a newer one
+--   P q:<lane>:<#model>:<model>:<tenant>  ZSET  queued ids by arrival, which they keep when requeued
+--   P vt:<lane>:<model>           ZSET    waiting tenants by virtual tokens served      (headrace/fairness.py)
+--   P idle:<lane>:<model>         ZSET    tenants that do not wait but are ahead of all that do
+--   P depth                       HASH    <lane>:<model> -> queued jobs
+--   P lease, delay, viewer, ended ZSET    ids by ms: lease runs out, delay is over, viewer grace ends, job ended
+--   P deadline                    ZSET    ids by ms, queued and delayed jobs only: the owner of a running job learns it from its verdicts
+--   P held:<worker>               SET     ids leased to it
+--   P claim:<#worker>:<worker>:<nonce>    LIST  id, epoch, ... of that claim
+--   P idem:<#tenant>:<tenant>:<key>       STRING  id; lives exactly as long as the job
+--   P gone:<id>                   STRING  tenant of a purged job
+--   P jobs:<tenant>               ZSET    ids by arrival
+--   P outbox                      STREAM  id, tenant, state, why: one entry per ended job
+--   P counters                    HASH    live, cost (of live jobs), arrival (the last one)
+--   P workers, reports            HASH, ZSET  status by worker; when it lapses (ms)          (shard 00 only)
+--
+-- Lua 5.1 prints numbers with 14 digits when it concatenates: milliseconds fit, microseconds must stay arguments.
+
+local TERMINAL = {done = true, failed = true, cancelled = true, expired = true, dead = true}
+
+local function now_us()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+local function now_ms()
+  return math.floor(now_us() / 1000)
+end
+
+-- The length keeps ("a", "b:c") and ("a:b", "c") apart.
+local function pair(a, b)
+  return #a .. ':' .. a .. ':' .. b
+end
+
+-- Fairness -----------------------------------------------------------------------------------------------------------------------------
+
+local function least(vt)
+  return tonumber(redis.call('ZRANGE', vt, 0, 0, 'WITHSCORES')[2])
+end
+
+local function arrive(P, at)
+  local vt, idle = P .. 'vt:' .. at.ward, P .. 'idle:' .. at.ward
+  local own = tonumber(redis.call('ZSCORE', idle, at.tenant) or 0)
+  redis.call('ZADD', vt, math.max(own, least(vt) or 0), at.tenant)
+  redis.call('ZREM', idle, at.tenant)
+end
+
+local function leave(P, at)
+  local vt, idle = P .. 'vt:' .. at.ward, P .. 'idle:' .. at.ward
+  local own = redis.call('ZSCORE', vt, at.tenant)
+  redis.call('ZREM', vt, at.tenant)
+  local floor = least(vt)
+  if not floor then
+    redis.call('DEL', idle)
+  else
+    redis.call('ZADD', idle, own, at.tenant)
+    redis.call('ZREMRANGEBYSCORE', idle, '-inf', floor)
+  end
+end
+
+-- The queue ----------------------------------------------------------------------------------------------------------------------------
+
+local function place(P, id)
+  local f = redis.call('HMGET', P .. 'job:' .. id, 'lane', 'model', 'tenant', 'arrival', 'deadline')
+  return {
+    lane = f[1], ward = f[1] .. ':' .. f[2], tenant = f[3], arrival = f[4], deadline = f[5],
+    queue = P .. 'q:' .. f[1] .. ':' .. pair(f[2], f[3]),
+  }
+end
+
+local function enqueue(P, id, at)
+  if redis.call('ZCARD', at.queue) == 0 then arrive(P, at) end
+  redis.call('ZADD', at.queue, at.arrival, id)
+  redis.call('HINCRBY', P .. 'depth', at.ward, 1)
+  redis.call('ZADD', P .. 'deadline', at.deadline, id)
+  redis.call('HSET', P .. 'job:' .. id, 'state', 'queued')
+  redis.call('PUBLISH', 'headrace:work', at.lane)
+end
+
+local function dequeue(P, id, at)
+  redis.call('ZREM', at.queue, id)
+  redis.call('HINCRBY', P .. 'depth', at.ward, -1)
+  redis.call('ZREM', P .. 'deadline', id)
+  if redis.call('ZCARD', at.queue) == 0 then leave(P, at) end
+end
+
+-- Takes a running job from its owner; the caller has moved the epoch on, or ends the job.
+local function unlease(P, id)
+  local owner = redis.call('HGET', P .. 'job:' .. id, 'owner')
+  redis.call('HDEL', P .. 'job:' .. id, 'owner')
+  redis.call('ZREM', P .. 'lease', id)
+  redis.call('SREM', P .. 'held:' .. owner, id)
+end
+
+-- Leaves whichever set its state keeps it in.
+local function detach(P, id)
+  local state = redis.call('HGET', P .. 'job:' .. id, 'state')
+  if state == 'running' then
+    unlease(P, id)
+  elseif state == 'queued' then
+    dequeue(P, id, place(P, id))
+  else
+    redis.call('ZREM', P .. 'delay', id)
+    redis.call('ZREM', P .. 'deadline', id)
+  end
+end
+
+-- The one way into a terminal state: everything an ending entails, in one step.
+local function terminate(P, id, state, why, t)
+  local job = P .. 'job:' .. id
+  detach(P, id)
+  redis.call('ZREM', P .. 'viewer', id)
+  redis.call('HSET', job, 'state', state, 'reason', why, 'ended', t)
+  local f = redis.call('HMGET', job, 'epoch', 'n', 'cost', 'tenant')
+  redis.call('HINCRBY', P .. 'counters', 'live', -1)
+  redis.call('HINCRBY', P .. 'counters', 'cost', -f[3])
+  redis.call('XADD', P .. 'log:' .. id, f[1] .. '-' .. (f[2] + 1), 'end', state, 'why', why)
+  redis.call('XADD', P .. 'outbox', '*', 'id', id, 'tenant', f[4], 'state', state, 'why', why)
+  redis.call('ZADD', P .. 'ended', t, id)
+  redis.call('PUBLISH', 'headrace:wake', id)
+end
+
+local function requeue(P, id, t, delay)
+  detach(P, id)
+  local at = place(P, id)
+  if delay > 0 then
+    redis.call('HSET', P .. 'job:' .. id, 'state', 'delayed')
+    redis.call('ZADD', P .. 'delay', t + delay, id)
+    redis.call('ZADD', P .. 'deadline', at.deadline, id)
+  else
+    enqueue(P, id, at)
+  end
+end
+
+-- Whether the tenant may see the job: 'mine', 'gone' (purged) or 'missing'.
+local function standing(P, tenant, id)
+  local owner = redis.call('HGET', P .. 'job:' .. id, 'tenant')
+  if owner then return owner == tenant and 'mine' or 'missing' end
+  return redis.call('GET', P .. 'gone:' .. id) == tenant and 'gone' or 'missing'
+end
+
+-- Ends a job that waits; tells the owner of a running one. Returns its state.
+local function cancel_job(P, id, why, t)
+  local job = P .. 'job:' .. id
+  local state = redis.call('HGET', job, 'state')
+  if state == 'running' then
+    redis.call('HSETNX', job, 'cancel', why)
+    redis.call('ZREM', P .. 'viewer', id)
+    redis.call('PUBLISH', 'headrace:work', id)
+  elseif not TERMINAL[state] then
+    terminate(P, id, 'cancelled', why, t)
+    state = 'cancelled'
+  end
+  return state
+end
+
+-- Without allow-oom a function is refused once maxmemory is reached: new work must be, the end of old work must not.
+local function register(name, callback, ...)
+  redis.register_function{function_name = 'headrace_1_' .. name, callback = callback, flags = {...}}
+end

@@ -1,0 +1,387 @@
+"""The queue in one process's memory: for tests, and the plainest statement of the state machine that `functions.lua` implements.
+
+Every method runs without awaiting, so it is atomic on its event loop. One shard. Nothing survives the process.
+"""
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NamedTuple
+
+from headrace.cursor import LogPosition
+from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
+from headrace.queues import rules
+from headrace.queues.bell import Bell
+from headrace.queues.lane import LaneQueue
+from headrace.queues.record import Place, Record
+from headrace.queues.rules import QueueLimits
+from headrace.request import Lane, encode_request
+from headrace.state import TERMINAL, State
+
+_WRITTEN = (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE)
+
+
+def unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Ended(NamedTuple):
+    """An outbox entry."""
+
+    ended_ms: int
+    job_id: str
+    tenant: str
+    state: State
+    reason: str
+
+
+class MemoryQueue:
+    """Implements JobQueue, WorkQueue and Housekeeping. `clock` gives Unix milliseconds."""
+
+    def __init__(self, *, clock: Callable[[], int] = unix_ms, limits: QueueLimits | None = None) -> None:
+        self.outbox: deque[Ended] = deque()
+        self._clock = clock
+        self._limits = limits or QueueLimits()
+        self._jobs: dict[str, Record] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._tombs: dict[str, tuple[str, int]] = {}
+        self._lanes: dict[tuple[str, Lane], LaneQueue] = {}
+        self._claims: dict[tuple[str, str], tuple[int, list[Held]]] = {}
+        self._reports: dict[str, tuple[int, WorkerStatus]] = {}
+        self._log_bells: set[Bell] = set()
+        self._work_bells: set[Bell] = set()
+        self._last_arrival = 0
+
+    # Submitters
+
+    @property
+    def shards(self) -> int:
+        return 1
+
+    async def ping(self) -> None:
+        """Always there."""
+
+    async def accept(self, submission: Submission) -> Accepted:
+        request, now = submission.request, self._clock()
+        rules.check_request(request, self.shards)
+        key = None if submission.idempotency_key is None else (request.tenant, submission.idempotency_key)
+        if key is not None and key in self._keys:
+            first = self._jobs[self._keys[key]]
+            if first.body_hash != submission.body_hash:
+                raise rules.conflict(first.id)
+            return Accepted(first.id, replayed=True)
+        if request.id in self._jobs or self._tomb(request.id) is not None:
+            return Accepted(request.id, replayed=True)
+        self._admit(request.cost)
+        # Two arrivals in one tick keep their order.
+        self._last_arrival = max(self._last_arrival + 1, now * 1000)
+        job = Record(
+            place=Place(self._last_arrival, request.id),
+            body=encode_request(request),
+            body_hash=submission.body_hash,
+            key=key,
+            tenant=request.tenant,
+            model=request.model,
+            lane=request.lane,
+            prompt=len(request.prompt_ids),
+            cost=request.cost,
+            accepted_ms=now,
+            deadline_ms=now + submission.ttl_ms,
+            viewer_due=now + self._limits.viewer_grace_ms if request.attended else None,
+        )
+        self._jobs[job.id] = job
+        if key is not None:
+            self._keys[key] = job.id
+        self._enqueue(job)
+        return Accepted(job.id, replayed=False)
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        return self._find(tenant, job_id).view()
+
+    async def list_jobs(self, tenant: str, *, after: str | None, limit: int) -> list[Job]:
+        jobs = sorted((job for job in self._jobs.values() if job.tenant == tenant), key=lambda job: job.place, reverse=True)
+        if after is not None:
+            last = self._jobs.get(after)
+            if last is None or last.tenant != tenant:
+                raise rules.not_found(after)
+            jobs = [job for job in jobs if job.place < last.place]
+        return [job.view() for job in jobs[:limit]]
+
+    async def queue_position(self, tenant: str, job_id: str) -> int | None:
+        job = self._find(tenant, job_id)
+        return self._lane(job).rank(tenant, job.place) + 1 if job.state is State.QUEUED else None
+
+    async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]:
+        return self._find(tenant, job_id).behind(after, limit)
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        return [self._jobs[job_id].behind(after, limit) if job_id in self._jobs else [] for job_id, after in wants]
+
+    async def cancel(self, tenant: str, job_id: str) -> State:
+        return self._cancel(self._find(tenant, job_id), rules.CANCELLED)
+
+    async def attend(self, job_ids: Sequence[str]) -> None:
+        due = self._clock() + self._limits.viewer_grace_ms
+        for job_id in job_ids:
+            job = self._jobs.get(job_id)
+            if job is not None and job.viewer_due is not None:
+                job.viewer_due = due
+
+    def log_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
+        return _doorbell(self._log_bells)
+
+    async def load(self) -> Load:
+        jobs = self._jobs.values()
+        return Load(
+            lanes=tuple(Depth(model, lane, len(queue)) for (model, lane), queue in sorted(self._lanes.items())),
+            running=sum(job.state is State.RUNNING for job in jobs),
+            delayed=sum(job.state is State.DELAYED for job in jobs),
+            cost=sum(job.cost for job in jobs if not job.ended),
+        )
+
+    async def workers(self) -> list[WorkerStatus]:
+        now = self._clock()
+        self._reports = {worker: report for worker, report in self._reports.items() if report[0] > now}
+        return [status for _, (_, status) in sorted(self._reports.items())]
+
+    # Workers
+
+    async def claim(
+        self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
+    ) -> list[Claim]:
+        now = self._clock()
+        self._claims = {key: claim for key, claim in self._claims.items() if claim[0] > now}
+        if (worker, nonce) in self._claims:
+            held = self._claims[worker, nonce][1]
+            return [job.claim() for one in held if (job := self._held(one)) is not None]
+        taken: list[Record] = []
+        for job in self._heads(now, lanes, models, max_jobs + rules.HEADS_PER_CLAIM):
+            if len(taken) == max_jobs or job.prompt + job.committed > max_tokens:
+                break
+            self._lease(job, worker, now, lease_ms)
+            max_tokens -= job.prompt + job.committed
+            taken.append(job)
+        # A claim that found nothing is not remembered: its repeat is as good as a first call.
+        if taken:
+            self._claims[worker, nonce] = (now + lease_ms + rules.CLAIM_MEMORY_MS, [Held(job.id, job.epoch) for job in taken])
+        return [job.claim() for job in taken]
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        rules.check_appends(appends)
+        verdicts = [self._append(append) for append in appends]
+        _ring(self._log_bells, {append.job_id for append, verdict in zip(appends, verdicts, strict=True) if verdict in _WRITTEN})
+        return verdicts
+
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[Verdict]:
+        return [self._renew(one, lease_ms) for one in held]
+
+    async def finish(self, finishes: Sequence[Finish]) -> list[Verdict]:
+        rules.check_finishes(finishes)
+        return [self._finish(finish) for finish in finishes]
+
+    async def release(self, held: Sequence[Held], delay_ms: int) -> list[Verdict]:
+        return [self._release(one, delay_ms) for one in held]
+
+    async def report(self, status: WorkerStatus, ttl_ms: int) -> None:
+        self._reports[status.worker] = (self._clock() + ttl_ms, status)
+
+    async def reap_worker(self, worker: str) -> list[str]:
+        jobs = [job for job in self._jobs.values() if job.worker == worker]
+        for job in jobs:
+            self._reap(job, died=True)
+        return [job.id for job in jobs]
+
+    def work_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
+        return _doorbell(self._work_bells)
+
+    # Housekeeping
+
+    async def reap_expired(self, limit: int) -> int:
+        return self._sweep(lambda job: job.lease_due, limit, lambda job: self._reap(job, died=False))
+
+    async def promote(self, limit: int) -> int:
+        return self._sweep(lambda job: job.delay_due, limit, lambda job: self._requeue(job, 0))
+
+    async def expire(self, limit: int) -> int:
+        return self._sweep(lambda job: job.deadline_due, limit, lambda job: self._end(job, State.EXPIRED, rules.DEADLINE))
+
+    async def cancel_unattended(self, limit: int) -> int:
+        return self._sweep(lambda job: job.viewer_due, limit, lambda job: self._cancel(job, rules.UNATTENDED))
+
+    async def purge(self, limit: int) -> int:
+        now, retention = self._clock(), self._limits.retention_ms
+        while self.outbox and self.outbox[0].ended_ms <= now - retention:
+            self.outbox.popleft()
+        self._tombs = {job_id: tomb for job_id, tomb in self._tombs.items() if tomb[1] > now}
+        return self._sweep(lambda job: None if job.ended_ms is None else job.ended_ms + retention, limit, self._forget)
+
+    # Transitions
+
+    def _admit(self, cost: int) -> None:
+        """Raises QueueFull."""
+        live = [job.cost for job in self._jobs.values() if not job.ended]
+        if len(live) >= self._limits.max_live_jobs:
+            raise rules.full("live jobs", self._limits.max_live_jobs, len(live))
+        if sum(live) + cost > self._limits.max_live_cost:
+            raise rules.full("tokens of live jobs", self._limits.max_live_cost, sum(live))
+
+    def _sweep(self, due: Callable[[Record], int | None], limit: int, move: Callable[[Record], object]) -> int:
+        now = self._clock()
+        jobs = sorted((when, job.place) for job in self._jobs.values() if (when := due(job)) is not None and when <= now)[:limit]
+        for _, place in jobs:
+            move(self._jobs[place.job_id])
+        return len(jobs)
+
+    def _heads(self, now: int, lanes: Sequence[Lane], models: Sequence[str], looks: int) -> Iterator[Record]:
+        """The job to take next, again and again; ends those whose deadline passed in the queue."""
+        for lane in lanes:
+            for model in models:
+                queue = self._lanes.get((model, lane))
+                while queue is not None and looks > 0 and (head := queue.head()) is not None:
+                    looks -= 1
+                    job = self._jobs[head]
+                    if job.deadline_ms <= now:
+                        self._end(job, State.EXPIRED, rules.DEADLINE)
+                    else:
+                        yield job
+
+    def _lease(self, job: Record, worker: str, now: int, lease_ms: int) -> None:
+        if job.epoch == 0:  # a job that comes back was paid for by its first claim
+            self._lane(job).fairness.charge(job.tenant, job.cost)
+        self._lane(job).remove(job.tenant, job.place)
+        job.state, job.worker, job.epoch = State.RUNNING, worker, job.epoch + 1
+        job.committed_at_claim, job.lease_due = job.committed, now + lease_ms
+        job.started_ms = now if job.started_ms is None else job.started_ms
+
+    def _append(self, append: Append) -> Verdict:
+        job = self._held(append)
+        if job is None:
+            return Verdict.FENCED
+        return job.advice(self._clock()) if job.write(append) else Verdict.GAP
+
+    def _renew(self, one: Held, lease_ms: int) -> Verdict:
+        job = self._held(one)
+        if job is None:
+            return Verdict.FENCED
+        job.lease_due = self._clock() + lease_ms
+        return job.advice(self._clock())
+
+    def _finish(self, finish: Finish) -> Verdict:
+        job = self._jobs.get(finish.job_id)
+        if job is not None and job.epoch == finish.epoch and job.state is finish.state:
+            return Verdict.OK
+        job = self._held(finish)
+        if job is None:
+            return Verdict.FENCED
+        if job.committed != finish.committed:
+            return Verdict.GAP
+        self._end(job, finish.state, finish.reason)
+        return Verdict.OK
+
+    def _release(self, one: Held, delay_ms: int) -> Verdict:
+        job = self._held(one)
+        if job is None:
+            known = self._jobs.get(one.job_id)
+            return Verdict.OK if known is not None and 0 < known.released == one.epoch else Verdict.FENCED
+        job.released = job.epoch
+        job.epoch += 1
+        if job.cancel:
+            self._end(job, State.CANCELLED, job.cancel)
+        else:
+            self._requeue(job, delay_ms)
+        return Verdict.OK
+
+    def _reap(self, job: Record, *, died: bool) -> None:
+        if job.committed > job.committed_at_claim:
+            job.crashes = job.expiries = 0
+        job.crashes += died
+        job.expiries += not died
+        job.epoch += 1
+        state, reason, delay_ms = rules.reaped(
+            job.id,
+            crashes=job.crashes,
+            expiries=job.expiries,
+            cancel=job.cancel,
+            overdue=job.deadline_ms <= self._clock(),
+            died=died,
+            max_crashes=self._limits.max_crashes,
+        )
+        if state in TERMINAL:
+            self._end(job, state, reason)
+        else:
+            self._requeue(job, delay_ms)
+
+    def _cancel(self, job: Record, reason: str) -> State:
+        if job.state is State.RUNNING:
+            job.cancel = job.cancel or reason
+            job.viewer_due = None
+            _ring(self._work_bells, [job.id])
+        elif not job.ended:
+            self._end(job, State.CANCELLED, reason)
+        return job.state
+
+    def _requeue(self, job: Record, delay_ms: int) -> None:
+        job.worker, job.lease_due, job.delay_due = "", None, None
+        if delay_ms > 0:
+            job.state, job.delay_due = State.DELAYED, self._clock() + delay_ms
+        else:
+            self._enqueue(job)
+
+    def _enqueue(self, job: Record) -> None:
+        job.state = State.QUEUED
+        self._lanes.setdefault((job.model, job.lane), LaneQueue()).put(job.tenant, job.place)
+        _ring(self._work_bells, [job.lane])
+
+    def _end(self, job: Record, state: State, reason: str) -> None:
+        if job.state is State.QUEUED:
+            self._lane(job).remove(job.tenant, job.place)
+        job.state, job.reason, job.ended_ms, job.worker = state, reason, self._clock(), ""
+        job.lease_due = job.delay_due = job.viewer_due = None
+        job.log.append(LogEntry(position=LogPosition(job.epoch, job.committed + 1), end=state, reason=reason))
+        self.outbox.append(Ended(job.ended_ms, job.id, job.tenant, state, reason))
+        _ring(self._log_bells, [job.id])
+
+    def _forget(self, job: Record) -> None:
+        del self._jobs[job.id]
+        if job.key is not None:
+            del self._keys[job.key]
+        self._tombs[job.id] = (job.tenant, self._clock() + self._limits.retention_ms)
+
+    # Look-ups
+
+    def _find(self, tenant: str, job_id: str) -> Record:
+        job = self._jobs.get(job_id)
+        if job is not None and job.tenant == tenant:
+            return job
+        if job is None and self._tomb(job_id) == tenant:
+            raise rules.purged(job_id)
+        raise rules.not_found(job_id)
+
+    def _tomb(self, job_id: str) -> str | None:
+        """The tenant of a purged job."""
+        tenant, until = self._tombs.get(job_id, ("", 0))
+        return tenant if until > self._clock() else None
+
+    def _held(self, one: Held | Append | Finish) -> Record | None:
+        job = self._jobs.get(one.job_id)
+        return job if job is not None and job.state is State.RUNNING and job.epoch == one.epoch else None
+
+    def _lane(self, job: Record) -> LaneQueue:
+        return self._lanes[job.model, job.lane]
+
+
+@asynccontextmanager
+async def _doorbell(bells: set[Bell]) -> AsyncIterator[Bell]:
+    bell = Bell()
+    bells.add(bell)
+    try:
+        yield bell
+    finally:
+        bells.remove(bell)
+
+
+def _ring(bells: Iterable[Bell], names: Iterable[str]) -> None:
+    named = tuple(names)
+    for bell in bells:
+        bell.ring(named)

@@ -1,0 +1,314 @@
+"""The queue on Redis ≥ 7.0 or Valkey ≥ 7.2.
+
+One function of `functions.lua` per transition; one round trip for a call, however many jobs it is about.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from itertools import chain
+from typing import Any, Protocol, Self, TypeVar
+
+import orjson
+from pydantic import TypeAdapter
+
+from headrace.cursor import LogPosition
+from headrace.ids import is_job_id, shard_of
+from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
+from headrace.queues import rules
+from headrace.queues.doorbell import doorbell
+from headrace.queues.rules import QueueLimits
+from headrace.queues.server import LIBRARY, Command, Server, read_library
+from headrace.request import Lane, decode_request, encode_request
+from headrace.state import State
+
+WAKE, WORK = "headrace:wake", "headrace:work"
+
+_STATUS = TypeAdapter(WorkerStatus)
+
+
+class _OfJob(Protocol):
+    @property
+    def job_id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_OfJob)
+
+
+class RedisQueue:
+    """Implements JobQueue, WorkQueue and Housekeeping. Bounds hold per shard, and so do the limits of sweeps."""
+
+    def __init__(self, server: Server, *, shards: int, limits: QueueLimits) -> None:
+        self._server = server
+        self._shards = shards
+        self._limits = limits
+
+    @classmethod
+    async def connect(cls, url: str, *, shards: int = 1, limits: QueueLimits | None = None, library: str | None = None) -> Self:
+        """Connect, and make sure the server has the function library. Raises SettingsError for a bad URL, QueueUnavailable."""
+        server = await Server.connect(url, library or read_library())
+        return cls(server, shards=shards, limits=limits or QueueLimits())
+
+    async def aclose(self) -> None:
+        await self._server.aclose()
+
+    # Submitters
+
+    @property
+    def shards(self) -> int:
+        return self._shards
+
+    async def ping(self) -> None:
+        await self._everywhere("ping")
+
+    async def accept(self, submission: Submission) -> Accepted:
+        request, key, limits = submission.request, submission.idempotency_key, self._limits
+        rules.check_request(request, self._shards)
+        answer, what, *current = await self._call(
+            shard_of(request.id),
+            "accept",
+            *(request.id, request.tenant, request.model, request.lane, int(request.attended)),
+            *(int(key is not None), key or "", submission.body_hash),
+            *(len(request.prompt_ids), request.cost, submission.ttl_ms, limits.viewer_grace_ms),
+            *(limits.max_live_jobs, limits.max_live_cost, encode_request(request)),
+        )
+        if answer == b"conflict":
+            raise rules.conflict(what.decode())
+        if answer == b"full":
+            limit = limits.max_live_jobs if what == b"live jobs" else limits.max_live_cost
+            raise rules.full(what.decode(), limit, current[0])
+        return Accepted(what.decode(), replayed=answer == b"replay")
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        return _job(await self._owned("get", tenant, job_id))
+
+    async def list_jobs(self, tenant: str, *, after: str | None, limit: int) -> list[Job]:
+        behind = None if after is None else (await self._arrival(tenant, after), after)
+        newest = "+inf" if behind is None else behind[0]
+        # One more than asked for: `after` itself comes first in its shard.
+        pages = await self._everywhere("list", tenant, newest, limit + 1)
+        found = sorted(chain.from_iterable(map(_arrivals, pages)), reverse=True)
+        chosen = [job_id for arrival, job_id in found if behind is None or (arrival, job_id) < behind][:limit]
+        replies = await self._server.run(*(self._fcall(shard_of(job_id), "get", tenant, job_id) for job_id in chosen))
+        return [_job(fields) for standing, *fields in replies if standing == b"mine"]
+
+    async def queue_position(self, tenant: str, job_id: str) -> int | None:
+        (rank,) = await self._owned("position", tenant, job_id)
+        return None if rank is None else int(rank) + 1
+
+    async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]:
+        shard = self._shard(job_id)
+        # Not one transaction: the log comes first, so that a purge in between shows in the standing.
+        entries, standing = await self._server.run(self._range(job_id, after, limit), self._fcall(shard, "owner", tenant, job_id))
+        _check_standing(standing, job_id)
+        return [_entry(entry) for entry in entries]
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        logs = await self._server.run(*(self._range(job_id, after, limit) for job_id, after in wants))
+        return [[_entry(entry) for entry in log] for log in logs]
+
+    async def cancel(self, tenant: str, job_id: str) -> State:
+        (state,) = await self._owned("cancel", tenant, job_id)
+        return State(state.decode())
+
+    async def attend(self, job_ids: Sequence[str]) -> None:
+        shards = _by_shard(job_ids, lambda job_id: job_id)
+        grace = self._limits.viewer_grace_ms
+        await self._server.run(*(self._fcall(shard, "attend", grace, *(job_ids[i] for i in where)) for shard, where in shards.items()))
+
+    def log_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
+        return doorbell(self._server.new_client(), WAKE)
+
+    async def load(self) -> Load:
+        prefixes = [self._prefix(shard) for shard in range(self._shards)]
+        replies = await self._server.run(
+            *(("HGETALL", p + "depth") for p in prefixes),
+            *(("ZCARD", p + "lease") for p in prefixes),
+            *(("ZCARD", p + "delay") for p in prefixes),
+            *(("HGET", p + "counters", "cost") for p in prefixes),
+        )
+        n = self._shards
+        depths: dict[tuple[str, Lane], int] = {}
+        for field, count in chain.from_iterable(table.items() for table in replies[:n]):
+            lane, model = field.decode().split(":", 1)
+            depths[model, Lane(lane)] = depths.get((model, Lane(lane)), 0) + int(count)
+        return Load(
+            lanes=tuple(Depth(model, lane, count) for (model, lane), count in sorted(depths.items())),
+            running=sum(replies[n : 2 * n]),
+            delayed=sum(replies[2 * n : 3 * n]),
+            cost=sum(int(cost or 0) for cost in replies[3 * n :]),
+        )
+
+    async def workers(self) -> list[WorkerStatus]:
+        reports = [_STATUS.validate_json(report) for report in await self._call(0, "workers")]
+        return sorted(reports, key=lambda status: status.worker)
+
+    # Workers
+
+    async def claim(
+        self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
+    ) -> list[Claim]:
+        claims: list[Claim] = []
+        for shard, lanes_there, nonce_there in await self._walk(worker, nonce, models, lanes):
+            budget = (lease_ms, max_jobs - len(claims), max_tokens)
+            stuck, taken = await self._call(shard, "claim", worker, nonce_there, *budget, len(models), *models, *lanes_there)
+            for epoch, committed, body in taken:
+                claims.append(Claim(request=decode_request(body), epoch=epoch, committed=committed))
+                max_tokens -= len(claims[-1].request.prompt_ids) + committed
+            if stuck or len(claims) >= max_jobs:
+                break
+        return claims
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        rules.check_appends(appends)
+
+        def arguments(one: Append) -> Command:
+            data = orjson.dumps((one.choice, one.token_ids, one.text))
+            return one.job_id, one.epoch, one.start, len(one.token_ids), data
+
+        return await self._verdicts("append", appends, arguments)
+
+    async def renew(self, held: Sequence[Held], lease_ms: int) -> list[Verdict]:
+        return await self._verdicts("renew", held, lambda one: (one.job_id, one.epoch), lease_ms)
+
+    async def finish(self, finishes: Sequence[Finish]) -> list[Verdict]:
+        rules.check_finishes(finishes)
+        return await self._verdicts("finish", finishes, lambda one: (one.job_id, one.epoch, one.committed, one.state, one.reason))
+
+    async def release(self, held: Sequence[Held], delay_ms: int) -> list[Verdict]:
+        return await self._verdicts("release", held, lambda one: (one.job_id, one.epoch), delay_ms)
+
+    async def report(self, status: WorkerStatus, ttl_ms: int) -> None:
+        await self._call(0, "report", status.worker, _STATUS.dump_json(status), ttl_ms)
+
+    async def reap_worker(self, worker: str) -> list[str]:
+        replies = await self._everywhere("reap_worker", worker, self._limits.max_crashes)
+        return [job_id.decode() for job_id in chain.from_iterable(replies)]
+
+    def work_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
+        return doorbell(self._server.new_client(), WORK)
+
+    # Housekeeping
+
+    async def reap_expired(self, limit: int) -> int:
+        return sum(await self._everywhere("reap_expired", limit, self._limits.max_crashes))
+
+    async def promote(self, limit: int) -> int:
+        return sum(await self._everywhere("promote", limit))
+
+    async def expire(self, limit: int) -> int:
+        return sum(await self._everywhere("expire", limit))
+
+    async def cancel_unattended(self, limit: int) -> int:
+        return sum(await self._everywhere("cancel_unattended", limit))
+
+    async def purge(self, limit: int) -> int:
+        return sum(await self._everywhere("purge", limit, self._limits.retention_ms))
+
+    # Which keys and functions
+
+    def _prefix(self, shard: int) -> str:
+        return f"headrace:{{{shard:02x}}}:"
+
+    def _shard(self, job_id: str) -> int:
+        """Raises JobNotFound for text that cannot be an id of this store."""
+        if not is_job_id(job_id) or shard_of(job_id) >= self._shards:
+            raise rules.not_found(job_id)
+        return shard_of(job_id)
+
+    def _fcall(self, shard: int, function: str, *arguments: Any) -> Command:
+        return "FCALL", f"{LIBRARY}_{function}", 1, self._prefix(shard), *arguments
+
+    def _range(self, job_id: str, after: LogPosition, limit: int) -> Command:
+        return "XRANGE", f"{self._prefix(shard_of(job_id))}log:{job_id}", f"({after}", "+", "COUNT", limit
+
+    async def _call(self, shard: int, function: str, *arguments: Any) -> Any:
+        return (await self._server.run(self._fcall(shard, function, *arguments)))[0]
+
+    async def _everywhere(self, function: str, *arguments: Any) -> list[Any]:
+        return await self._server.run(*(self._fcall(shard, function, *arguments) for shard in range(self._shards)))
+
+    async def _owned(self, function: str, tenant: str, job_id: str) -> list[Any]:
+        """The answer of a function that looks at the tenant first. Raises JobNotFound, JobPurged."""
+        reply: list[Any] = await self._call(self._shard(job_id), function, tenant, job_id)
+        _check_standing(reply[0], job_id)
+        return reply[1:]
+
+    async def _arrival(self, tenant: str, job_id: str) -> int:
+        """Raises JobNotFound, for a purged job too: nothing can be listed behind it."""
+        standing, *fields = await self._call(self._shard(job_id), "get", tenant, job_id)
+        if standing != b"mine":
+            raise rules.not_found(job_id)
+        return int(fields[-1])
+
+    async def _walk(self, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane]) -> list[tuple[int, Sequence[Lane], str]]:
+        """The calls a claim consists of: (shard, lanes, nonce).
+
+        With several shards each lane is asked for everywhere before the next one, to keep its priority, but only where a look in one round
+        trip found work. If the look finds this very claim it is a repeat, and only what the first call took is fetched again.
+        """
+        if self._shards == 1:
+            return [(0, lanes, nonce)]
+        looks = await self._everywhere("peek", worker, nonce, len(models), *models, *lanes)
+        wanted = b"known" if any(b"known" in look for look in looks) else b"work"
+        first = random.randrange(self._shards)
+        order = [(first + i) % self._shards for i in range(self._shards)]
+        return [(shard, [lane], f"{nonce}:{lane}") for i, lane in enumerate(lanes) for shard in order if looks[shard][i] == wanted]
+
+    async def _verdicts(self, function: str, items: Sequence[T], arguments: Callable[[T], Command], *head: Any) -> list[Verdict]:
+        """One call per shard for all items; verdicts in the order of the items."""
+        shards = _by_shard(items, lambda item: item.job_id)
+        calls = [
+            self._fcall(shard, function, *head, *chain.from_iterable(arguments(items[i]) for i in where)) for shard, where in shards.items()
+        ]
+        verdicts = [Verdict.FENCED] * len(items)
+        for where, reply in zip(shards.values(), await self._server.run(*calls), strict=True):
+            for i, verdict in zip(where, reply, strict=True):
+                verdicts[i] = Verdict(verdict.decode())
+        return verdicts
+
+
+def _check_standing(standing: bytes, job_id: str) -> None:
+    if standing == b"gone":
+        raise rules.purged(job_id)
+    if standing != b"mine":
+        raise rules.not_found(job_id)
+
+
+def _by_shard(items: Sequence[Any], job_id: Callable[[Any], str]) -> dict[int, list[int]]:
+    """Indices of the items in each shard, in order."""
+    shards: dict[int, list[int]] = {}
+    for i, item in enumerate(items):
+        shards.setdefault(shard_of(job_id(item)), []).append(i)
+    return shards
+
+
+def _arrivals(flat: Sequence[bytes]) -> Iterable[tuple[int, str]]:
+    return ((int(arrival), job_id.decode()) for job_id, arrival in zip(flat[::2], flat[1::2], strict=True))
+
+
+def _job(fields: Sequence[Any]) -> Job:
+    body, state, reason, epoch, committed, crashes, cancel, accepted, started, ended, deadline, _ = fields
+    return Job(
+        request=decode_request(body),
+        state=State(state.decode()),
+        reason=reason.decode(),
+        epoch=int(epoch),
+        committed=int(committed),
+        crashes=int(crashes),
+        cancel_requested=cancel is not None,
+        accepted_ms=int(accepted),
+        started_ms=None if started is None else int(started),
+        ended_ms=None if ended is None else int(ended),
+        deadline_ms=int(deadline),
+    )
+
+
+def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> LogEntry:
+    name, fields = entry
+    epoch, n = name.split(b"-")
+    position = LogPosition(int(epoch), int(n))
+    if b"end" in fields:
+        return LogEntry(position=position, end=State(fields[b"end"].decode()), reason=fields[b"why"].decode())
+    choice, token_ids, text = orjson.loads(fields[b"d"])
+    return LogEntry(position=position, choice=choice, token_ids=tuple(token_ids), text=text)

@@ -1,0 +1,111 @@
+"""What every adapter of the queue shares: bounds, the outcome of a lost lease, and the checks of what callers hand in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from headrace.errors import IdempotencyConflict, JobNotFound, JobPurged, QueueFull
+from headrace.ids import is_job_id, shard_of
+from headrace.ports import Append, Finish
+from headrace.request import Request
+from headrace.state import State
+
+CANCELLED = "cancelled"
+UNATTENDED = "unattended"
+DEADLINE = "deadline"
+
+RETRY_AFTER_S = 5
+"""What a refused caller is told: the queue knows its bounds, not its drain rate."""
+
+CLAIM_MEMORY_MS = 60_000
+"""How long a claim's nonce is known beyond its lease. A caller that repeats later finds its leases gone anyway."""
+
+HEADS_PER_CLAIM = 128
+"""Queue heads one claim looks at beyond those it takes: a backlog of expired jobs must not hold the store for long."""
+
+EXPIRIES_PER_CRASH = 8
+"""A lease runs out under overload too, so it takes this many expiries to weigh as much as one crash that was seen."""
+
+_FIRST_DELAY_MS = 500
+_MAX_DELAY_MS = 30_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueLimits:
+    """Bounds of one shard, and the times the store keeps. See `headrace/settings.py`."""
+
+    max_live_jobs: int = 1_000_000
+    max_live_cost: int = 2_000_000_000
+    max_crashes: int = 8
+    retention_ms: int = 86_400_000
+    viewer_grace_ms: int = 15_000
+
+
+def crash_delay_ms(crashes: int, job_id: str) -> int:
+    """How long a job waits after its `crashes`-th crash in a row: nothing after the first, then 0.5 s, doubling up to 30 s.
+
+    Up to a quarter is added by the id's random digits: jobs that crashed one worker together come back apart.
+    """
+    if crashes < 2:
+        return 0
+    base = min(_FIRST_DELAY_MS << min(crashes - 2, 10), _MAX_DELAY_MS)
+    return base + base * int(job_id[-4:], 16) // (4 * 0x10000)
+
+
+class Reaped(NamedTuple):
+    """What becomes of a job whose lease was taken away."""
+
+    state: State
+    reason: str = ""
+    delay_ms: int = 0
+
+
+def reaped(job_id: str, *, crashes: int, expiries: int, cancel: str, overdue: bool, died: bool, max_crashes: int) -> Reaped:
+    """Counts include this loss. `cancel` is the reason of a pending cancel or empty; `died`: the worker's death was seen."""
+    if cancel:
+        return Reaped(State.CANCELLED, cancel)
+    if overdue:
+        return Reaped(State.EXPIRED, DEADLINE)
+    if crashes > max_crashes:
+        return Reaped(State.DEAD, f"its worker died {crashes} times in a row without progress")
+    if expiries > EXPIRIES_PER_CRASH * max_crashes:
+        return Reaped(State.DEAD, f"its lease ran out {expiries} times in a row without progress")
+    if died and crashes >= 2:
+        return Reaped(State.DELAYED, delay_ms=crash_delay_ms(crashes, job_id))
+    return Reaped(State.QUEUED)
+
+
+def check_request(request: Request, shards: int) -> None:
+    """Raises ValueError for an id that names no shard of this store."""
+    if not is_job_id(request.id) or shard_of(request.id) >= shards:
+        raise ValueError(f"request.id must be a job id of shards 0 to {shards - 1}, got {request.id[:40]!r}")
+
+
+def check_appends(appends: Sequence[Append]) -> None:
+    """An entry's position is its token count, so text without a token has no place of its own in the log. Raises ValueError."""
+    for append in appends:
+        if not append.token_ids:
+            raise ValueError(f"append to job {append.job_id} has no token: text goes with the token that completes it")
+
+
+def check_finishes(finishes: Sequence[Finish]) -> None:
+    allowed = (State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED)
+    for finish in finishes:
+        if finish.state not in allowed:
+            raise ValueError(f"job {finish.job_id} cannot be finished as {finish.state}: use one of {', '.join(allowed)}")
+
+
+def not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"No job has the id {job_id[:40]!r}.")
+
+
+def purged(job_id: str) -> JobPurged:
+    return JobPurged(f"Job {job_id} ended and its retention is over.")
+
+
+def conflict(job_id: str) -> IdempotencyConflict:
+    return IdempotencyConflict(f"The Idempotency-Key was used before with another body, by job {job_id}.")
+
+
+def full(what: str, limit: int, current: int) -> QueueFull:
+    return QueueFull(f"the queue is full: {current} {what}, the limit is {limit}", retry_after=RETRY_AFTER_S)

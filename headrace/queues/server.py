@@ -1,0 +1,112 @@
+"""A connection to the Redis or Valkey server that holds the function library."""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Self
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
+
+from headrace.errors import QueueFull, QueueUnavailable, SettingsError
+from headrace.queues.rules import RETRY_AFTER_S
+
+LIBRARY = "headrace_1"
+
+CONNECTIONS = 64
+"""Sockets of one process. Calls beyond wait their turn: a burst of a thousand submissions must not open a thousand connections."""
+REPLY_S = 5.0
+"""A server that has not answered for this long counts as gone."""
+
+_UNAVAILABLE = (ConnectionError, TimeoutError, ReadOnlyError, NoPermissionError, OSError)
+_UNAVAILABLE_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN", "UNKILLABLE")
+
+Command = tuple[Any, ...]
+
+
+def read_library() -> str:
+    """The text of the function library: the files are one Lua chunk, in this order."""
+    files = resources.files("headrace.queues")
+    return "\n".join(files.joinpath(f"{name}.lua").read_text() for name in ("functions", "submit", "work", "sweep"))
+
+
+class Server:
+    """Sends commands, many in one round trip, and puts the library back should the server have lost it."""
+
+    def __init__(self, url: str, library: str) -> None:
+        self._url = url
+        self._library = library
+        self._client = self.new_client()
+
+    @classmethod
+    async def connect(cls, url: str, library: str) -> Self:
+        """Raises SettingsError for a bad URL, QueueUnavailable."""
+        server = cls(url, library)
+        try:
+            await server.install()
+        except BaseException:
+            await server.aclose()
+            raise
+        return server
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def new_client(self) -> Redis:
+        """A client with connections of its own, which its user closes.
+
+        redis-py's retries are off: they would repeat a command whose reply was lost, where the caller is to decide. RESP2, as its replies
+        have the same shape in every release of redis-py.
+        """
+        options: dict[str, Any] = {"socket_timeout": REPLY_S, "socket_connect_timeout": REPLY_S, "protocol": 2}
+        try:
+            pool = BlockingConnectionPool.from_url(
+                self._url, max_connections=CONNECTIONS, timeout=REPLY_S, retry=Retry(NoBackoff(), 0), **options
+            )
+        except ValueError:
+            # Its text may hold a part of the URL, and the URL a password.
+            raise SettingsError("redis_url must be a redis://, rediss:// or unix:// URL with a valid port and database") from None
+        return Redis.from_pool(pool)
+
+    async def run(self, *commands: Command) -> list[Any]:
+        """The replies. Raises QueueUnavailable or QueueFull, and then any of the commands may have been carried out."""
+        replies = await self._send(commands)
+        missing = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and "Function not found" in str(reply)]
+        if missing:  # the server was replaced, or somebody flushed its functions: these commands did nothing
+            await self.install()
+            for i, reply in zip(missing, await self._send([commands[i] for i in missing]), strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise _translated(reply)
+        return replies
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """Errors of single commands stand among the replies. Raises QueueUnavailable if there are none."""
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            raise _translated(error) from error
+        return replies
+
+    async def install(self) -> None:
+        """Load the library unless the server has this very text of it."""
+        replies = await self._send([("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")])
+        found = replies[0]
+        if isinstance(found, list) and (not found or self._library.encode() not in found[0]):
+            replies = await self._send([("FUNCTION", "LOAD", "REPLACE", self._library)])
+        if isinstance(replies[0], Exception):
+            raise _translated(replies[0])
+
+
+def _translated(error: Exception) -> Exception:
+    """Our name for what the server or the connection said; a fault of the functions themselves stays what it is."""
+    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
+        return QueueFull("the state store has reached its memory limit", retry_after=RETRY_AFTER_S)
+    if isinstance(error, _UNAVAILABLE) or str(error).startswith(_UNAVAILABLE_CODES):
+        return QueueUnavailable(f"the state store did not answer: {error}")
+    return error

@@ -1,0 +1,89 @@
+-- What submitters ask; see functions.lua.
+
+-- id tenant model lane attended has_key key hash prompt cost ttl grace max_live max_cost body -> {answer, id or bound, current}
+local function accept(K, A)
+  local P, id, tenant, cost = K[1], A[1], A[2], tonumber(A[10])
+  local job, counters, key = P .. 'job:' .. id, P .. 'counters', ''
+  if A[6] == '1' then
+    key = P .. 'idem:' .. pair(tenant, A[7])
+    local first = redis.call('GET', key)
+    if first then
+      return {redis.call('HGET', P .. 'job:' .. first, 'hash') == A[8] and 'replay' or 'conflict', first}
+    end
+  end
+  if redis.call('EXISTS', job, P .. 'gone:' .. id) > 0 then return {'replay', id} end
+  local count = redis.call('HMGET', counters, 'live', 'cost', 'arrival')
+  local live, total = tonumber(count[1] or 0), tonumber(count[2] or 0)
+  if live >= tonumber(A[13]) then return {'full', 'live jobs', live} end
+  if total + cost > tonumber(A[14]) then return {'full', 'tokens of live jobs', total} end
+  local us = now_us()
+  local t = math.floor(us / 1000)
+  -- Arrivals never tie, even where the clock stands or steps back.
+  local arrival = math.max(us, tonumber(count[3] or 0) + 1)
+  redis.call('HSET', counters, 'live', live + 1, 'cost', total + cost, 'arrival', arrival)
+  redis.call('HSET', job, 'tenant', tenant, 'model', A[3], 'lane', A[4], 'key', key, 'hash', A[8], 'prompt', A[9], 'cost', cost,
+    'arrival', arrival, 'accepted', t, 'deadline', t + A[11], 'reason', '', 'epoch', 0, 'released', 0, 'n', 0, 'crash', 0, 'exp', 0)
+  redis.call('SET', P .. 'body:' .. id, A[15])
+  redis.call('ZADD', P .. 'jobs:' .. tenant, arrival, id)
+  if key ~= '' then redis.call('SET', key, id) end
+  if A[5] == '1' then redis.call('ZADD', P .. 'viewer', t + A[12], id) end
+  enqueue(P, id, place(P, id))
+  return {'new', id}
+end
+
+-- tenant id -> standing
+local function owner(K, A)
+  return standing(K[1], A[1], A[2])
+end
+
+-- tenant id -> {standing, body, field...}
+local function get(K, A)
+  local P, id = K[1], A[2]
+  local answer = standing(P, A[1], id)
+  if answer ~= 'mine' then return {answer} end
+  local f = redis.call('HMGET', P .. 'job:' .. id, 'state', 'reason', 'epoch', 'n', 'crash', 'cancel', 'accepted', 'started', 'ended',
+    'deadline', 'arrival')
+  return {answer, redis.call('GET', P .. 'body:' .. id), unpack(f)}
+end
+
+-- tenant arrival limit -> id, arrival, ... newest first, from `arrival` (included) down
+local function list(K, A)
+  return redis.call('ZRANGE', K[1] .. 'jobs:' .. A[1], A[2], '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, A[3], 'WITHSCORES')
+end
+
+-- tenant id -> {standing, rank or nil}
+local function position(K, A)
+  local P, id = K[1], A[2]
+  local answer = standing(P, A[1], id)
+  if answer ~= 'mine' then return {answer} end
+  return {answer, redis.call('ZRANK', place(P, id).queue, id)}
+end
+
+-- tenant id -> {standing, state}
+local function cancel(K, A)
+  local answer = standing(K[1], A[1], A[2])
+  if answer ~= 'mine' then return {answer} end
+  return {answer, cancel_job(K[1], A[2], 'cancelled', now_ms())}
+end
+
+-- grace id...
+local function attend(K, A)
+  local due = now_ms() + A[1]
+  for i = 2, #A do redis.call('ZADD', K[1] .. 'viewer', 'XX', due, A[i]) end
+  return #A - 1
+end
+
+-- Proves that the store takes writes; says nothing else.
+local function ping(K, A)
+  redis.call('SET', K[1] .. 'ping', 1, 'PX', 60000)
+  return 1
+end
+
+register('accept', accept)
+register('owner', owner, 'no-writes')
+register('get', get, 'no-writes')
+register('list', list, 'no-writes')
+register('position', position, 'no-writes')
+register('cancel', cancel, 'allow-oom')
+register('attend', attend, 'allow-oom')
+register('ping', ping, 'allow-oom')

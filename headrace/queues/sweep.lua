@@ -1,0 +1,92 @@
+-- What supervisors and janitors ask; see functions.lua. Sweeps are bounded by their limit, and any number may run at once.
+
+local EXPIRIES_PER_CRASH = 8
+
+-- No delay for the first crash in a row, then 0.5 s doubling up to 30 s, and up to a quarter more from the id's random digits.
+local function crash_delay(crashes, id)
+  if crashes < 2 then return 0 end
+  local base = math.min(500 * 2 ^ math.min(crashes - 2, 10), 30000)
+  return base + math.floor(base * tonumber(string.sub(id, -4), 16) / 262144)
+end
+
+-- The same decision as `reaped` in headrace/queues/rules.py.
+local function reap(P, id, t, died, max_crashes)
+  local job = P .. 'job:' .. id
+  local f = redis.call('HMGET', job, 'n', 'n0', 'cancel', 'deadline')
+  if f[1] ~= f[2] then redis.call('HSET', job, 'crash', 0, 'exp', 0) end
+  redis.call('HINCRBY', job, died and 'crash' or 'exp', 1)
+  redis.call('HINCRBY', job, 'epoch', 1)
+  local count = redis.call('HMGET', job, 'crash', 'exp')
+  local crashes, expiries = tonumber(count[1]), tonumber(count[2])
+  if f[3] then
+    terminate(P, id, 'cancelled', f[3], t)
+  elseif tonumber(f[4]) <= t then
+    terminate(P, id, 'expired', 'deadline', t)
+  elseif crashes > max_crashes then
+    terminate(P, id, 'dead', 'its worker died ' .. crashes .. ' times in a row without progress', t)
+  elseif expiries > EXPIRIES_PER_CRASH * max_crashes then
+    terminate(P, id, 'dead', 'its lease ran out ' .. expiries .. ' times in a row without progress', t)
+  else
+    requeue(P, id, t, died and crash_delay(crashes, id) or 0)
+  end
+end
+
+-- worker max_crashes -> id...   Only jobs whose owner is exactly this worker: what it lost before is somebody else's now.
+local function reap_worker(K, A)
+  local P, t = K[1], now_ms()
+  local ids = redis.call('SMEMBERS', P .. 'held:' .. A[1])
+  for _, id in ipairs(ids) do reap(P, id, t, true, tonumber(A[2])) end
+  return ids
+end
+
+local function sweep(P, set, t, limit, move)
+  local ids = redis.call('ZRANGE', P .. set, '-inf', t, 'BYSCORE', 'LIMIT', 0, limit)
+  for _, id in ipairs(ids) do move(id) end
+  return #ids
+end
+
+-- limit max_crashes -> count
+local function reap_expired(K, A)
+  local P, t = K[1], now_ms()
+  return sweep(P, 'lease', t, A[1], function(id) reap(P, id, t, false, tonumber(A[2])) end)
+end
+
+-- limit -> count
+local function promote(K, A)
+  local P, t = K[1], now_ms()
+  return sweep(P, 'delay', t, A[1], function(id) requeue(P, id, t, 0) end)
+end
+
+-- limit -> count
+local function expire(K, A)
+  local P, t = K[1], now_ms()
+  return sweep(P, 'deadline', t, A[1], function(id) terminate(P, id, 'expired', 'deadline', t) end)
+end
+
+-- limit -> count
+local function cancel_unattended(K, A)
+  local P, t = K[1], now_ms()
+  return sweep(P, 'viewer', t, A[1], function(id) cancel_job(P, id, 'unattended', t) end)
+end
+
+-- limit retention -> count
+local function purge(K, A)
+  local P, t = K[1], now_ms()
+  redis.call('XTRIM', P .. 'outbox', 'MINID', t - A[2])
+  return sweep(P, 'ended', t - A[2], A[1], function(id)
+    local job = P .. 'job:' .. id
+    local f = redis.call('HMGET', job, 'tenant', 'key')
+    redis.call('SET', P .. 'gone:' .. id, f[1], 'PX', A[2])
+    redis.call('ZREM', P .. 'jobs:' .. f[1], id)
+    redis.call('ZREM', P .. 'ended', id)
+    redis.call('DEL', job, P .. 'body:' .. id, P .. 'log:' .. id)
+    if f[2] ~= '' then redis.call('DEL', f[2]) end
+  end)
+end
+
+register('reap_worker', reap_worker, 'allow-oom')
+register('reap_expired', reap_expired, 'allow-oom')
+register('promote', promote, 'allow-oom')
+register('expire', expire, 'allow-oom')
+register('cancel_unattended', cancel_unattended, 'allow-oom')
+register('purge', purge, 'allow-oom')

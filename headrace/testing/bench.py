@@ -1,0 +1,225 @@
+"""A queue on a test bench: virtual time, a few shorthands, and a look at what the ports do not show. The same for every adapter."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, NamedTuple, Protocol
+
+from redis.asyncio import Redis
+
+from headrace.ids import choose_shard
+from headrace.ports import Append, Claim, Finish, Held, Housekeeping, JobQueue, Load, Submission, Verdict, WorkQueue
+from headrace.queues.memory import MemoryQueue, unix_ms
+from headrace.queues.redis import RedisQueue
+from headrace.queues.rules import QueueLimits
+from headrace.queues.server import read_library
+from headrace.request import Lane
+from headrace.state import State
+from headrace.testing.builders import DAY_MS, make_request, make_submission
+
+MODEL = "test-model"
+LANES = tuple(Lane)
+LEASE_MS = 5_000
+
+_CLOCK_KEY = "headrace:clock"
+_REAL_CLOCK = "  local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]\n"
+
+
+class Queue(JobQueue, WorkQueue, Housekeeping, Protocol):
+    """All three ports, as every adapter implements them."""
+
+    async def load(self) -> Load: ...
+
+
+class Outcome(NamedTuple):
+    """An outbox entry."""
+
+    job_id: str
+    tenant: str
+    state: State
+    reason: str
+
+
+class Shorthands:
+    """Calls with the arguments that a test does not care about filled in."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.tenants: set[str] = set()
+        self._nonces = count()
+
+    def submission(self, *, key: str | None = None, body_hash: str = "hash", ttl_ms: int = DAY_MS, **of_request: Any) -> Submission:
+        tenant = of_request.setdefault("tenant", "alice")
+        self.tenants.add(tenant)
+        of_request.setdefault("shard", choose_shard(tenant, key, self.queue.shards))
+        return make_submission(
+            make_request(model=of_request.pop("model", MODEL), **of_request), key=key, body_hash=body_hash, ttl_ms=ttl_ms
+        )
+
+    async def submit(self, **of_submission: Any) -> str:
+        """Accept a new job and return its id. Tenant "alice", 3 prompt tokens and 8 more unless told otherwise."""
+        return (await self.queue.accept(self.submission(**of_submission))).job_id
+
+    async def claim(
+        self,
+        worker: str = "w1",
+        *,
+        nonce: str | None = None,
+        models: Sequence[str] = (MODEL,),
+        lanes: Sequence[Lane] = LANES,
+        max_jobs: int = 100,
+        max_tokens: int = 1_000_000,
+        lease_ms: int = LEASE_MS,
+    ) -> list[Claim]:
+        return await self.queue.claim(
+            worker=worker,
+            nonce=f"n{next(self._nonces)}" if nonce is None else nonce,
+            models=models,
+            lanes=lanes,
+            max_jobs=max_jobs,
+            max_tokens=max_tokens,
+            lease_ms=lease_ms,
+        )
+
+    async def append(self, job_id: str, epoch: int, start: int, tokens: int = 1) -> Verdict:
+        """Tokens are their positions: token i of any job has the id i."""
+        ids = tuple(range(start, start + tokens))
+        text = "".join(f"<{i}>" for i in ids)
+        return (await self.queue.append([Append(job_id=job_id, epoch=epoch, start=start, token_ids=ids, text=text)]))[0]
+
+    async def renew(self, job_id: str, epoch: int, lease_ms: int = LEASE_MS) -> Verdict:
+        return (await self.queue.renew([Held(job_id, epoch)], lease_ms))[0]
+
+    async def finish(self, job_id: str, epoch: int, committed: int, state: State = State.DONE, reason: str = "stop") -> Verdict:
+        return (await self.queue.finish([Finish(job_id=job_id, epoch=epoch, committed=committed, state=state, reason=reason)]))[0]
+
+    async def release(self, job_id: str, epoch: int, delay_ms: int = 0) -> Verdict:
+        return (await self.queue.release([Held(job_id, epoch)], delay_ms))[0]
+
+
+class Bench(Shorthands, ABC):
+    """`queue` on a clock that only `advance` moves."""
+
+    def __init__(self, queue: Queue, now_ms: int) -> None:
+        super().__init__(queue)
+        self.now_ms = now_ms
+
+    async def advance(self, ms: int) -> None:
+        self.now_ms += ms
+        await self._set_clock()
+
+    @abstractmethod
+    async def _set_clock(self) -> None:
+        """Bring the store's clock to `now_ms`."""
+
+    async def aclose(self) -> None:
+        """Let go of what the bench holds."""
+
+    @abstractmethod
+    async def outbox(self) -> list[Outcome]: ...
+
+    @abstractmethod
+    async def audit(self) -> None:
+        """Asserts that everything the store keeps about its jobs agrees."""
+
+
+class MemoryBench(Bench):
+    def __init__(self, limits: QueueLimits) -> None:
+        self.memory = MemoryQueue(clock=lambda: self.now_ms, limits=limits)
+        super().__init__(self.memory, unix_ms())
+
+    async def _set_clock(self) -> None:
+        """The store asks for the time."""
+
+    async def outbox(self) -> list[Outcome]:
+        return [Outcome(*entry[1:]) for entry in self.memory.outbox]
+
+    async def audit(self) -> None:
+        """The store is one dict of records: there is nothing to disagree with it but the lanes."""
+        jobs = [job for tenant in self.tenants for job in await self.queue.list_jobs(tenant, after=None, limit=1_000_000)]
+        load = await self.queue.load()
+        assert sum(lane.queued for lane in load.lanes) == sum(job.state is State.QUEUED for job in jobs)
+
+
+class RedisBench(Bench):
+    """On a server of the test's own, whose data it deletes."""
+
+    def __init__(self, queue: RedisQueue, raw: Any) -> None:
+        super().__init__(queue, unix_ms())
+        self.adapter = queue
+        self.raw = raw  # Any: redis-py's types know nothing of decode_responses
+
+    @classmethod
+    async def connect(cls, url: str, limits: QueueLimits, shards: int = 1) -> "RedisBench":
+        raw = Redis.from_url(url, decode_responses=True, protocol=2)
+        await raw.flushall()
+        bench = cls(await RedisQueue.connect(url, shards=shards, limits=limits, library=virtual_library()), raw)
+        await bench._set_clock()
+        return bench
+
+    async def aclose(self) -> None:
+        await self.adapter.aclose()
+        await self.raw.aclose()
+
+    async def _set_clock(self) -> None:
+        await self.raw.set(_CLOCK_KEY, self.now_ms * 1_000)
+
+    async def outbox(self) -> list[Outcome]:
+        entries = [entry for prefix in self._prefixes() for _, entry in await self.raw.xrange(prefix + "outbox")]
+        return [Outcome(entry["id"], entry["tenant"], State(entry["state"]), entry["why"]) for entry in entries]
+
+    async def audit(self) -> None:
+        for prefix in self._prefixes():
+            await _audit_shard(self.raw, prefix)
+
+    def _prefixes(self) -> list[str]:
+        return [f"headrace:{{{shard:02x}}}:" for shard in range(self.adapter.shards)]
+
+
+def virtual_library() -> str:
+    """The function library with its one clock replaced by a key."""
+    text = read_library()
+    assert text.count(_REAL_CLOCK) == 1
+    assert text.count("'TIME'") == 1
+    return text.replace(_REAL_CLOCK, f"  return tonumber(redis.call('GET', '{_CLOCK_KEY}'))\n")
+
+
+async def _audit_shard(raw: Any, prefix: str) -> None:
+    jobs: dict[str, dict[str, str]] = {}
+    async for key in raw.scan_iter(match=prefix + "job:*", count=1000):
+        jobs[key.removeprefix(prefix + "job:")] = await raw.hgetall(key)
+    in_state: dict[str, set[str]] = {state: {job_id for job_id, job in jobs.items() if job["state"] == state} for state in State}
+    ended = set(jobs) - in_state["queued"] - in_state["delayed"] - in_state["running"]
+    live = set(jobs) - ended
+    members = {name: set(await raw.zrange(prefix + name, 0, -1)) for name in ("lease", "delay", "deadline", "viewer", "ended")}
+    assert members["lease"] == in_state["running"]
+    assert members["delay"] == in_state["delayed"]
+    assert members["deadline"] == in_state["queued"] | in_state["delayed"]
+    assert members["ended"] == ended
+    assert members["viewer"] <= live
+    assert all((job_id in in_state["running"]) == ("owner" in job) for job_id, job in jobs.items())
+    for worker in {job["owner"] for job in jobs.values() if "owner" in job}:
+        held = {job_id for job_id, job in jobs.items() if job.get("owner") == worker}
+        assert await raw.smembers(f"{prefix}held:{worker}") == held
+    counters = await raw.hgetall(prefix + "counters")
+    assert int(counters.get("live", 0)) == len(live)
+    assert int(counters.get("cost", 0)) == sum(int(jobs[job_id]["cost"]) for job_id in live)
+    await _audit_lanes(raw, prefix, {job_id: jobs[job_id] for job_id in in_state["queued"]})
+    for job_id, job in jobs.items():
+        assert job["key"] == "" or await raw.get(job["key"]) == job_id
+
+
+async def _audit_lanes(raw: Any, prefix: str, queued: dict[str, dict[str, str]]) -> None:
+    wards: dict[str, dict[str, set[str]]] = {}
+    for job_id, job in queued.items():
+        wards.setdefault(f"{job['lane']}:{job['model']}", {}).setdefault(job["tenant"], set()).add(job_id)
+    depth = {ward: int(n) for ward, n in (await raw.hgetall(prefix + "depth")).items()}
+    assert {ward: n for ward, n in depth.items() if n} == {ward: sum(map(len, tenants.values())) for ward, tenants in wards.items()}
+    for ward in depth:
+        tenants = wards.get(ward, {})
+        lane, model = ward.split(":", 1)
+        assert set(await raw.zrange(f"{prefix}vt:{ward}", 0, -1)) == set(tenants)
+        assert set(tenants).isdisjoint(idle := await raw.zrange(f"{prefix}idle:{ward}", 0, -1))
+        assert tenants or not idle
+        for tenant, ids in tenants.items():
+            assert set(await raw.zrange(f"{prefix}q:{lane}:{len(model)}:{model}:{tenant}", 0, -1)) == ids

@@ -1,0 +1,71 @@
+"""A queue that can be cut off from its submitters, and whose answers can get lost."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from headrace.cursor import LogPosition
+from headrace.errors import QueueUnavailable
+from headrace.ports import Accepted, Doorbell, Job, Load, LogEntry, Submission, WorkerStatus
+from headrace.queues.memory import MemoryQueue
+from headrace.state import State
+
+
+class CutQueue(MemoryQueue):
+    """A MemoryQueue behind a connection that breaks on demand. Only the submitter's side is cut: workers have connections of their own."""
+
+    down = False
+    """Nothing gets through, and callers are told so."""
+    lost_replies = 0
+    """That many of the next `accept`s are carried out but reported as failed."""
+    reads = 0
+    """Calls of read_logs that got through."""
+
+    async def ping(self) -> None:
+        self._reach()
+
+    async def accept(self, submission: Submission) -> Accepted:
+        self._reach()
+        accepted = await super().accept(submission)
+        if self.lost_replies:
+            self.lost_replies -= 1
+            raise QueueUnavailable("the connection broke before the answer came")
+        return accepted
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        self._reach()
+        return await super().get(tenant, job_id)
+
+    async def list_jobs(self, tenant: str, *, after: str | None, limit: int) -> list[Job]:
+        self._reach()
+        return await super().list_jobs(tenant, after=after, limit=limit)
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        self._reach()
+        self.reads += 1
+        return await super().read_logs(wants, limit)
+
+    async def cancel(self, tenant: str, job_id: str) -> State:
+        self._reach()
+        return await super().cancel(tenant, job_id)
+
+    async def attend(self, job_ids: Sequence[str]) -> None:
+        self._reach()
+        await super().attend(job_ids)
+
+    @asynccontextmanager
+    async def log_doorbell(self) -> AsyncIterator[Doorbell]:
+        self._reach()
+        async with super().log_doorbell() as bell:
+            yield bell
+
+    async def load(self) -> Load:
+        self._reach()
+        return await super().load()
+
+    async def workers(self) -> list[WorkerStatus]:
+        self._reach()
+        return await super().workers()
+
+    def _reach(self) -> None:
+        if self.down:
+            raise QueueUnavailable("cut off")

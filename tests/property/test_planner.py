@@ -1,0 +1,112 @@
+"""Any arrivals, any ends: the planner's books agree after every step, nobody is stuck, and every block comes back."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from headrace.request import Sampling
+from workers.engine.block_pool import BlockPool
+from workers.engine.planner import Plan, Planner
+from workers.engine.sequence import Sequence, SequenceState
+
+
+class PlannerMachine(RuleBasedStateMachine):
+    @initialize(blocks=st.integers(2, 20), block_size=st.sampled_from([1, 4, 16]), max_running=st.integers(1, 6), budget=st.integers(1, 40))
+    def build(self, blocks: int, block_size: int, max_running: int, budget: int) -> None:
+        self.blocks, self.block_size, self.max_running, self.budget = blocks, block_size, max_running, budget
+        self.planner = Planner(BlockPool(blocks), block_size=block_size, max_running=max_running, token_budget=budget)
+        self.arrivals = 0
+        # What a runner would know: for each sequence the tokens whose keys and values it has stored, and its block table.
+        self.stored: dict[str, int] = {}
+        self.tables: dict[str, list[int]] = {}
+
+    @rule(prompt=st.integers(1, 60), max_tokens=st.integers(1, 30), priority=st.integers(0, 2))
+    def arrive(self, prompt: int, max_tokens: int, priority: int) -> None:
+        self.arrivals += 1
+        sequence = Sequence(
+            id=str(self.arrivals),
+            tokens=list(range(prompt)),
+            prompt_length=prompt,
+            sampling=Sampling(max_tokens=max_tokens, seed=0),
+            priority=priority,
+            arrival=self.arrivals,
+        )
+        if self.planner.fits(sequence.max_length):
+            self.planner.add(sequence)
+
+    @precondition(lambda self: any(True for _ in self.planner))
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.planner.remove(data.draw(st.sampled_from([sequence.id for sequence in self.planner])))
+
+    @rule(times=st.integers(1, 5))
+    def step(self, times: int) -> None:
+        for _ in range(times):
+            self.run_one()
+
+    @rule()
+    def step_that_fails(self) -> None:
+        """A plan that could not be computed is not accounted; what it gave the runner stays given."""
+        self.act(self.planner.plan())
+
+    def run_one(self) -> None:
+        plan = self.planner.plan()
+        assert plan.rows or not any(True for _ in self.planner), "work waits, and nothing is planned"
+        self.act(plan)
+        self.planner.account(plan)
+        for row in plan.rows:
+            self.stored[row.sequence_id] = row.start + len(row.token_ids)
+            if row.sampling is None:
+                continue
+            sequence = self.planner[row.sequence_id]
+            sequence.tokens.append(row.position)
+            if sequence.generated == row.sampling.max_tokens:
+                self.planner.remove(sequence.id)
+
+    def act(self, plan: Plan) -> None:
+        """What the runner sees must make sense without any look at the planner."""
+        assert plan.token_count <= self.budget
+        assert len({row.sequence_id for row in plan.rows}) == len({row.slot for row in plan.rows}) == len(plan.rows) <= self.max_running
+        for name in plan.preempted:
+            self.stored[name], self.tables[name] = 0, []
+        for row in plan.rows:
+            if row.start == 0:
+                self.stored[row.sequence_id] = 0
+                if row.first_block == 0 and row.new_blocks:
+                    self.tables[row.sequence_id] = []
+            assert row.token_ids, "an empty row"
+            assert row.start == self.stored[row.sequence_id], "a row does not continue what was stored"
+            table = self.tables[row.sequence_id]
+            assert row.first_block == len(table)
+            table += row.new_blocks
+            assert row.start + len(row.token_ids) <= len(table) * self.block_size, "no block for a token"
+        used = [block for row in plan.rows for block in self.tables[row.sequence_id]]
+        assert len(used) == len(set(used)), "two sequences write one block"
+
+    @invariant()
+    def books_agree(self) -> None:
+        if hasattr(self, "planner"):
+            self.planner.check()
+
+    @invariant()
+    def no_sequence_waits_behind_a_later_one_of_its_priority(self) -> None:
+        if hasattr(self, "planner"):
+            for waiting in (s for s in self.planner if s.state is SequenceState.WAITING):
+                rivals = [s for s in self.planner if s.state is SequenceState.RUNNING and s.priority == waiting.priority]
+                assert all(rival.arrival < waiting.arrival for rival in rivals)
+
+    def teardown(self) -> None:
+        """Without further arrivals all finish, within a bound: a preemption loses work, but never that of the most urgent."""
+        if not hasattr(self, "planner"):
+            return
+        bound = 10 + sum(2 * sequence.max_length for sequence in self.planner) * (1 + sum(1 for _ in self.planner))
+        while any(True for _ in self.planner):
+            bound -= 1
+            assert bound > 0, "the rest does not finish"
+            self.run_one()
+            self.planner.check()
+        assert self.planner.used_tokens == 0
+
+
+TestPlanner = PlannerMachine.TestCase
+TestPlanner.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
