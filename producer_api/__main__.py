@@ -1,0 +1,55 @@
+"""The API's process: `python -m producer_api`.
+
+It starts, and stays, without a queue and without a model: /ready says what is missing, requests get 503, and what appears is picked up.
+"""
+
+import argparse
+import asyncio
+import logging
+from functools import partial
+
+import uvloop
+
+from headrace.errors import SettingsError
+from headrace.lifecycle import configure, on_stop_signal, refuse
+from headrace.queues.connect import connect
+from headrace.settings import Settings
+from headrace.supervise import stop_with_parent
+from producer_api.app import create_app
+from producer_api.prompts import Catalog, FolderPrompter
+from producer_api.server import Server, quiet_cut_streams, raise_file_limit
+
+logger = logging.getLogger("producer_api")
+
+
+async def run(settings: Settings) -> bool:
+    """Serve until told to stop. False if the process stopped because of a fault."""
+    catalog = Catalog({settings.served_model: partial(FolderPrompter.load, settings.model, settings.cache_dir)})
+    async with connect(settings) as queue:
+        server = Server(create_app(queue, catalog, settings), settings)
+        on_stop_signal(server.request_stop)
+        await server.serve()
+    logger.info("stopped")
+    return not server.failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m producer_api", description="HTTP in, events out.")
+    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
+    arguments = parser.parse_args()
+    settings = configure("api")
+    if arguments.supervised:
+        stop_with_parent()
+    raise_file_limit()
+    quiet_cut_streams()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            ended_well = runner.run(run(settings))
+        except SettingsError as error:
+            refuse("api", error)
+    if not ended_well:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Request bodies: read under a byte limit, parse, fingerprint."""
+
+import hashlib
+from typing import Any
+
+import orjson
+from fastapi import Request
+
+from headrace.errors import InvalidRequest
+from producer_api.envelope import HttpError
+
+_DRAINED = 4
+"""A body up to this many times the limit is read to its end before it is refused: an answer given while the client still sends resets the
+connection, and most clients then never see it. A larger one is not worth the traffic."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises 413 as soon as `limit` bytes are exceeded, 415 for a body that is not plain JSON."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise HttpError(415, f"Content-Encoding '{coding[:40]}' is not supported; send the body as it is.", code="unsupported_media_type")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        # A page in a browser can send any other type across origins without asking: that would let it spend a local server's time.
+        raise HttpError(415, "Content-Type must be 'application/json'.", code="unsupported_media_type")
+    # The server has refused a malformed Content-Length before we are called; a body without one is counted.
+    size = int(request.headers.get("content-length", "0"))
+    chunks: list[bytes] = []
+    if size <= _DRAINED * limit:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= limit:
+                chunks.append(chunk)
+            elif size > _DRAINED * limit:
+                break
+    if size > limit:
+        raise HttpError(413, f"The body is larger than the limit of {limit} bytes.", code="body_too_large")
+    return b"".join(chunks)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object. orjson refuses what would hurt later: NaN, overflowing floats, lone surrogates, a BOM, nesting beyond 1,024.
+
+    Raises InvalidRequest.
+    """
+    if not raw:
+        raise InvalidRequest("The body is empty; a JSON object is required.", code="invalid_json")
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno}).", code="invalid_json"
+        ) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object, got {json_type(value)}.", code="invalid_json")
+    return value
+
+
+def fingerprint(path: str, body: dict[str, Any]) -> str:
+    """Hex digest that is equal for equal requests: same endpoint, same parsed body, whatever the spacing and order of keys."""
+    return hashlib.sha256(path.encode() + b"\0" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def json_type(value: Any) -> str:
+    """The type of a parsed value in JSON's words, with its article."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int():
+            return "an integer"
+        case float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"

@@ -1,0 +1,105 @@
+"""Errors as the OpenAI API words them: `{"error": {"message", "type", "param", "code"}}`, all four keys always present.
+
+One table maps each error to its answer. The framework's own errors (404, 405, malformed query) come out in the same envelope, and what was
+not foreseen is a 500 that tells its caller nothing but the request id.
+"""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from headrace.errors import HeadraceError, ModelUnavailable, QueueFull, QueueUnavailable, RequestError
+
+logger = logging.getLogger(__name__)
+
+MAX_RETRY_AFTER_S = 120
+"""The official client gives up at once when it is told to wait longer."""
+
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+
+
+class HttpError(RequestError):
+    """A refusal with a status, code and headers of its own."""
+
+    def __init__(self, status: int, message: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def error_object(message: str, *, status: int, code: str | None, param: str | None = None) -> dict[str, str | None]:
+    """The inner object of the envelope."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+def error_response(error: RequestError) -> Response:
+    headers = dict(error.headers) if isinstance(error, HttpError) else {}
+    if error.status in (409, 422):
+        # The official client takes 409 for a lost race and sends the request again.
+        headers.setdefault("x-should-retry", "false")
+    body = error_object(error.message, status=error.status, code=error.code, param=error.param)
+    return json_response({"error": body}, error.status, headers)
+
+
+def unavailable(message: str, *, code: str, retry_after: int = 1) -> HttpError:
+    """503, come back in `retry_after` seconds."""
+    return HttpError(503, message, code=code, headers={"Retry-After": str(max(1, min(retry_after, MAX_RETRY_AFTER_S)))})
+
+
+def internal_error() -> Response:
+    body = error_object("The server failed to handle this request; its log has the reason.", status=500, code="internal_error")
+    return json_response({"error": body}, 500)
+
+
+def as_request_error(error: HeadraceError) -> RequestError | None:
+    """The answer to an error raised on purpose; None for one that no caller should ever see."""
+    match error:
+        case RequestError():
+            return error
+        case QueueFull():
+            return unavailable("The queue is full; try again later.", code="queue_full", retry_after=error.retry_after)
+        case QueueUnavailable():
+            return unavailable("The queue did not answer; the same request may be sent again.", code="queue_unavailable")
+        case ModelUnavailable():
+            return unavailable(str(error), code="model_unavailable", retry_after=2)
+        case _:
+            return None
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` these answers to errors raised in its routes. What falls through is answered by the outer middleware."""
+
+    @app.exception_handler(HeadraceError)
+    async def on_purpose(_request: Request, error: HeadraceError) -> Response:
+        answer = as_request_error(error)
+        if answer is None:
+            raise error
+        if isinstance(error, QueueUnavailable):
+            logger.warning("queue unavailable why=%s", error)
+        return error_response(answer)
+
+    @app.exception_handler(HTTPException)
+    async def by_the_framework(request: Request, error: HTTPException) -> Response:
+        code = _CODES.get(error.status_code, "http_error")
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path[:200]}"
+        return error_response(HttpError(error.status_code, message, code=code, headers=error.headers))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed_query(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        return error_response(HttpError(400, f"'{param}': {first['msg']}.", code="invalid_value", param=param))

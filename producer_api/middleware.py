@@ -1,0 +1,57 @@
+"""The outermost layer of the app: request ids, counts, and an answer to what nobody foresaw.
+
+Plain ASGI: Starlette's BaseHTTPMiddleware hides a client's disconnect from the streams behind it.
+"""
+
+import logging
+import re
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer_api.envelope import internal_error
+from producer_api.log_reader import Interrupted
+from producer_api.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Edge:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Interrupted:
+            # Returning with the response unfinished makes the server drop the connection, which is what an unfinished stream needs.
+            logger.debug("stream cut request_id=%s", request_id)
+        except Exception:
+            logger.exception("unhandled error request_id=%s method=%s route=%s", request_id, scope["method"], _route(scope))
+            if not status:
+                await internal_error()(scope, receive, send_with_id)
+        finally:
+            self._metrics.requests.labels(scope["method"], _route(scope), status).inc()
+
+
+def _route(scope: Scope) -> str:
+    """The route's template: paths themselves would make a time series per job."""
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -1,0 +1,30 @@
+"""GET /v1/models: the models that take requests now."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from producer_api.auth import Tenant
+from producer_api.envelope import json_response
+from producer_api.services import Served
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models")
+async def list_models(services: Served, _tenant: Tenant) -> Response:
+    """The loaded models."""
+    return json_response({"object": "list", "data": [_model(name) for name in services.catalog.loaded]})
+
+
+# A model's name may hold slashes.
+@router.get("/v1/models/{name:path}")
+async def get_model(name: str, services: Served, _tenant: Tenant) -> Response:
+    """One loaded model."""
+    services.catalog.get(name)
+    return json_response(_model(name))
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "headrace"}

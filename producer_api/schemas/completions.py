@@ -1,0 +1,37 @@
+"""Body of POST /v1/completions."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from producer_api.body import json_type
+from producer_api.schemas.fields import only, wrong
+from producer_api.schemas.generation import Generation
+
+_SHAPES = "must be a string or an array of token ids"
+
+
+def _prompt(value: Any) -> str | tuple[int, ...]:
+    """One prompt, as text or as token ids, alone or in an array of one."""
+    if isinstance(value, list) and value and isinstance(value[0], str | list):
+        if len(value) > 1:
+            raise wrong("unsupported_parameter", f"must hold one prompt, got {len(value)}; send one request for each.")
+        value = value[0]
+    if isinstance(value, list):
+        for index, token in enumerate(value):
+            if type(token) is not int:  # bool is a subclass of int
+                raise wrong("invalid_type", f"{_SHAPES}, but element [{index}] is {json_type(token)}.")
+    elif not isinstance(value, str):
+        raise wrong("invalid_type", f"{_SHAPES}, got {json_type(value)}.")
+    if not value:
+        raise wrong("invalid_value", "must not be empty.")
+    return value if isinstance(value, str) else tuple(value)
+
+
+class CompletionBody(Generation):
+    prompt: Annotated[str | tuple[int, ...], BeforeValidator(_prompt)]
+
+    best_of: Annotated[Any, only(1)] = None
+    echo: Annotated[Any, only(False)] = None
+    logprobs: Annotated[Any, only()] = None
+    suffix: Annotated[Any, only("")] = None

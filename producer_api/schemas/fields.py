@@ -1,0 +1,82 @@
+"""Building blocks of the request schemas: strict types, and checks that say what is wrong in one sentence.
+
+Every check raises PydanticCustomError with the envelope's `code` as its type and, as its message, what follows the field's name.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+from headrace.request import MAX_STOPS
+from producer_api.body import json_type
+
+MAX_STOP_CHARS = 256
+_MAX_METADATA = 16
+_MAX_METADATA_KEY = 64
+_MAX_METADATA_VALUE = 512
+
+
+class Strict(BaseModel):
+    """No coercion ("3" and true are not integers), no NaN, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+def wrong(code: str, why: str) -> PydanticCustomError:
+    # The text goes in as data: it may hold braces, which a template would read.
+    return PydanticCustomError(code, "{why}", {"why": why})
+
+
+def only(*values: Any) -> AfterValidator:
+    """For a field of OpenAI's API that we know and support at these values alone (null, its absence, included)."""
+
+    def check(value: Any) -> Any:
+        # Types are compared too: True == 1 in Python.
+        if value is None or any(type(value) is type(one) and value == one for one in values):
+            return value
+        raise wrong("unsupported_parameter", "is not supported" + (f" with a value other than {_either(values)}" if values else "") + ".")
+
+    return AfterValidator(check)
+
+
+def _either(values: tuple[Any, ...]) -> str:
+    return " or ".join(str(value).lower() if isinstance(value, bool) else repr(value) for value in values)
+
+
+def stop_strings(value: Any) -> tuple[str, ...]:
+    """null, a string, or up to 4 of them."""
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise wrong("invalid_type", f"must be a string or an array of strings, got {json_type(value)}.")
+    if len(stops) > MAX_STOPS:
+        raise wrong("invalid_value", f"must hold at most {MAX_STOPS} strings, got {len(stops)}.")
+    for stop in stops:
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            raise wrong("invalid_value", f"must hold strings of 1 to {MAX_STOP_CHARS} characters, got one of {len(stop)}.")
+    return tuple(stops)
+
+
+def metadata_pairs(pairs: dict[str, str] | None) -> dict[str, str] | None:
+    if pairs is None:
+        return None
+    if len(pairs) > _MAX_METADATA:
+        raise wrong("invalid_value", f"must hold at most {_MAX_METADATA} pairs, got {len(pairs)}.")
+    for key, value in pairs.items():
+        if len(key) > _MAX_METADATA_KEY:
+            raise wrong("invalid_value", f"must have keys of at most {_MAX_METADATA_KEY} characters, got one of {len(key)}.")
+        if len(value) > _MAX_METADATA_VALUE:
+            raise wrong("invalid_value", f"must have values of at most {_MAX_METADATA_VALUE} characters, got one of {len(value)}.")
+    return pairs
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise wrong("invalid_value", f"must be one of {', '.join(choices)}, got {value[:40]!r}.")
+        return value
+
+    return check

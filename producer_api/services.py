@@ -1,0 +1,40 @@
+"""What the routes work with, made once per app."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from headrace.ports import JobQueue
+from headrace.settings import Settings
+from producer_api.log_reader import LogReader
+from producer_api.metrics import Metrics
+from producer_api.prompts import Catalog
+
+
+@dataclass(slots=True)
+class Services:
+    queue: JobQueue
+    catalog: Catalog
+    settings: Settings
+    reader: LogReader
+    metrics: Metrics = field(default_factory=Metrics)
+    stopping: bool = False
+
+    @property
+    def broken(self) -> bool:
+        """The reader died of a fault of ours: no stream can go on, and the process should be started anew."""
+        return self.reader.stopped and not self.stopping
+
+    def stop(self) -> None:
+        """Begin to shut down: not ready any more, and every unfinished stream is cut."""
+        self.stopping = True
+        self.reader.stop()
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Served = Annotated[Services, Depends(_services)]

@@ -1,0 +1,147 @@
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from headrace.errors import ModelUnavailable
+from headrace.ports import WorkerStatus
+from headrace.queues.memory import MemoryQueue
+from headrace.settings import Settings
+from headrace.testing.eventually import eventually
+from headrace.testing.listening import listening
+from headrace.testing.outages import CutQueue
+from headrace.testing.scripted_worker import ScriptedWorker
+from headrace.testing.words import WordPrompter
+from producer_api.app import create_app
+from producer_api.prompts import Catalog, Prompter
+from producer_api.server import Server
+
+MODEL = "test-model"
+BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def queue() -> MemoryQueue:
+    return CutQueue()
+
+
+async def test_all_is_well(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+    status = WorkerStatus(
+        worker="w1",
+        pid=7,
+        model=MODEL,
+        device="cpu",
+        memory_used=10,
+        memory_total=100,
+        kv_tokens_used=3,
+        kv_tokens_total=30,
+        active_requests=2,
+        steps=5,
+    )
+    await queue.report(status, 60_000)
+    assert (await http.get("/ready")).json() == {"status": "ready"}
+    health = (await http.get("/health")).json()
+    assert (health["status"], health["queue"], health["active_requests"]) == ("ok", "ok", 2)
+    assert health["models"] == [{"id": MODEL, "loaded": True, "reason": None}]
+    [worker] = health["workers"]
+    assert worker.items() >= {"device": "cpu", "memory_used": 10, "memory_total": 100, "kv_tokens_used": 3, "active_requests": 2}.items()
+
+
+async def test_models(http: httpx.AsyncClient) -> None:
+    model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "headrace"}
+    assert (await http.get("/v1/models")).json() == {"object": "list", "data": [model]}
+    assert (await http.get(f"/v1/models/{MODEL}")).json() == model
+
+
+async def test_without_a_queue(http: httpx.AsyncClient, queue: CutQueue) -> None:
+    queue.down = True
+    health = await http.get("/health")
+    assert (health.status_code, health.json()["queue"]) == (200, "queue unreachable")
+    ready = await http.get("/ready")
+    assert (ready.status_code, ready.json()["reasons"]) == (503, ["queue unreachable"])
+    for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/chat/completions"), ("GET", "/v1/jobs")):
+        response = await http.request(method, path, json=BODY if method == "POST" else None)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["error"]["code"] == "queue_unavailable"
+        assert response.json()["error"]["type"] == "server_error"
+    metrics = (await http.get("/metrics")).text
+    assert "headrace_queue_up 0.0" in metrics
+    assert "headrace_active_requests" not in metrics
+    queue.down = False
+    assert (await http.get("/ready")).status_code == 200
+    assert (await http.post("/v1/jobs", json=BODY)).status_code == 202
+
+
+async def test_a_lost_reply_does_not_store_twice(http: httpx.AsyncClient, queue: CutQueue) -> None:
+    queue.lost_replies = 1
+    response = await http.post("/v1/jobs", json=BODY)
+    assert response.status_code == 202
+    assert "idempotent-replayed" not in response.headers, "the repeat was ours, not the caller's"
+    [job] = await queue.list_jobs("default", after=None, limit=9)
+    assert job.request.id == response.json()["id"]
+
+
+async def test_an_outage_in_a_stream_is_a_pause(http: httpx.AsyncClient, queue: CutQueue) -> None:
+    async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == "id: 0-0"
+        queue.down = True
+        async with ScriptedWorker(queue, model=MODEL).run():
+            await eventually(lambda: _done(queue))
+            queue.down = False
+            rest = [line async for line in lines]
+    assert "data: [DONE]" in rest
+    assert sum(line.startswith("id: 1-") for line in rest) == 12
+
+
+async def _done(queue: MemoryQueue) -> bool:
+    return bool(queue.outbox)
+
+
+async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+    async with ScriptedWorker(queue, model=MODEL).run():
+        await http.post("/v1/chat/completions", json=BODY | {"stream": True})
+    await http.post("/v1/jobs", json=BODY)
+    await http.get("/v1/jobs/nonsense")
+    lines = (await http.get("/metrics")).text.splitlines()
+    assert "headrace_queue_up 1.0" in lines
+    assert "headrace_active_requests 0.0" in lines
+    assert "headrace_delayed_requests 0.0" in lines
+    assert f'headrace_queue_depth{{lane="standard",model="{MODEL}"}} 1.0' in lines
+    assert "headrace_live_cost_tokens 4096.0" in lines
+    assert 'headrace_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in lines
+    assert 'headrace_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="404"} 1.0' in lines
+    assert "headrace_open_streams 0.0" in lines
+    assert "headrace_accept_seconds_count 2.0" in lines
+    assert "headrace_time_to_first_token_seconds_count 1.0" in lines
+    assert "headrace_streamed_tokens_total 11.0" in lines
+
+
+async def test_a_model_that_appears_later_is_picked_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer_api.prompts._RETRY_S", 0.01)
+    loader: Callable[[], Prompter] | None = None
+
+    def load() -> Prompter:
+        if loader is None:
+            raise ModelUnavailable("no model folder")
+        return loader()
+
+    server = Server(create_app(CutQueue(), Catalog({MODEL: load}), settings), settings)
+    async with listening(server) as url, httpx.AsyncClient(base_url=url) as http:
+        await eventually(lambda: _says(http, "no model folder"))
+        refused = await http.post("/v1/jobs", json=BODY)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await http.get("/v1/models")).json()["data"] == []
+        loader = WordPrompter
+        await eventually(lambda: _is_ready(http))
+        assert (await http.post("/v1/jobs", json=BODY)).status_code == 202
+
+
+async def _says(http: httpx.AsyncClient, reason: str) -> bool:
+    ready = await http.get("/ready")
+    return ready.status_code == 503 and reason in ready.text
+
+
+async def _is_ready(http: httpx.AsyncClient) -> bool:
+    return (await http.get("/ready")).status_code == 200

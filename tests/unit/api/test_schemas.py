@@ -1,0 +1,225 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from headrace.errors import InvalidRequest
+from producer_api.schemas.chat import ChatBody
+from producer_api.schemas.completions import CompletionBody
+from producer_api.schemas.problems import explain
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def chat(**fields: Any) -> ChatBody:
+    return ChatBody.model_validate({"model": "m", "messages": MESSAGES} | fields)
+
+
+def completion(**fields: Any) -> CompletionBody:
+    return CompletionBody.model_validate({"model": "m", "prompt": "hi"} | fields)
+
+
+def problem(schema: type[ChatBody] | type[CompletionBody], **fields: Any) -> InvalidRequest:
+    base = {"model": "m", "messages": MESSAGES} if schema is ChatBody else {"model": "m", "prompt": "hi"}
+    with pytest.raises(ValidationError) as caught:
+        schema.model_validate(base | fields)
+    return explain(caught.value)
+
+
+def test_defaults() -> None:
+    sampling = chat().sampling(max_tokens=9, seed=4)
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (9, 1.0, 1.0, 0)
+    assert (sampling.seed, sampling.stop, sampling.ignore_eos) == (4, (), False)
+
+
+def test_everything_that_is_given_counts() -> None:
+    body = chat(temperature=0, top_p=0.5, top_k=40, seed=-(2**63), stop=["a", "b"], ignore_eos=True)
+    sampling = body.sampling(max_tokens=9, seed=4)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0, 0.5, 40)
+    assert (sampling.seed, sampling.stop, sampling.ignore_eos) == (-(2**63), ("a", "b"), True)
+
+
+def test_explicit_nulls_are_absences() -> None:
+    names = ChatBody.model_fields.keys() - {"model", "messages", "metadata", "parallel_tool_calls"}
+    assert chat(**dict.fromkeys(names)).sampling(max_tokens=1, seed=0) == chat().sampling(max_tokens=1, seed=0)
+
+
+def test_the_official_clients_neutral_values_are_accepted() -> None:
+    chat(
+        n=1,
+        logprobs=False,
+        top_logprobs=0,
+        frequency_penalty=0,
+        presence_penalty=0.0,
+        logit_bias={},
+        response_format={"type": "text"},
+        modalities=["text"],
+        tools=[],
+        tool_choice="auto",
+        user="u",
+        metadata={"a": "b"},
+        store=True,
+        service_tier="auto",
+        parallel_tool_calls=True,
+        prompt_cache_key="k",
+        safety_identifier="s",
+        reasoning_effort="low",
+        verbosity="low",
+        stream=True,
+        stream_options={"include_usage": True, "include_obfuscation": False},
+    )
+    completion(best_of=1, echo=False, suffix="", n=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("n", True),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("frequency_penalty", 0.5),
+        ("presence_penalty", -1),
+        ("logit_bias", {"5": 1}),
+        ("response_format", {"type": "json_object"}),
+        ("modalities", ["text", "audio"]),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("functions", [{"name": "f"}]),
+        ("audio", {"voice": "x"}),
+        ("prediction", {"type": "content"}),
+        ("web_search_options", {}),
+    ],
+)
+def test_known_but_unsupported_fields_are_named(field: str, value: Any) -> None:
+    error = problem(ChatBody, **{field: value})
+    assert (error.code, error.param) == ("unsupported_parameter", field)
+
+
+@pytest.mark.parametrize(("field", "value"), [("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 0), ("prompt", ["a", "b"])])
+def test_unsupported_fields_of_completions(field: str, value: Any) -> None:
+    error = problem(CompletionBody, **{field: value})
+    assert (error.code, error.param) == ("unsupported_parameter", field)
+
+
+def test_unknown_fields_are_named_at_any_depth() -> None:
+    assert problem(ChatBody, wibble=1).param == "wibble"
+    assert problem(ChatBody, stream_options={"wibble": 1}).param == "stream_options.wibble"
+    error = problem(ChatBody, messages=[*MESSAGES, {"role": "user", "content": "x", "wibble": 1}])
+    assert (error.param, error.code) == ("messages[1].wibble", "unknown_parameter")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        ("temperature", -0.1, "at least 0"),
+        ("temperature", 2.1, "at most 2"),
+        ("top_p", 0, "greater than 0"),
+        ("top_p", 1.5, "at most 1"),
+        ("top_k", -1, "at least 0"),
+        ("max_tokens", 0, "at least 1"),
+        ("max_completion_tokens", 0, "at least 1"),
+        ("seed", 2**63, "at most 9223372036854775807"),
+        ("seed", -(2**63) - 1, "at least -9223372036854775808"),
+    ],
+)
+def test_ranges_name_field_limit_and_value(field: str, value: Any, limit: str) -> None:
+    error = problem(ChatBody, **{field: value})
+    assert error.message == f"'{field}' must be {limit}, got {value!r}."
+    assert (error.param, error.code) == (field, "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("temperature", "1", "must be a number, got a string"),
+        ("temperature", True, "must be a number, got a boolean"),
+        ("max_tokens", True, "must be an integer, got a boolean"),
+        ("max_tokens", "3", "must be an integer, got a string"),
+        ("max_tokens", 1.5, "must be an integer, got a number"),
+        ("seed", 2.0**70, "must be an integer, got a number"),
+        ("model", 3, "must be a string, got an integer"),
+        ("model", None, "must be a string, got null"),
+        ("stream", 1, "must be a boolean, got an integer"),
+        ("stream_options", [], "must be an object, got an array"),
+        ("messages", {}, "must be an array, got an object"),
+        ("stop", 5, "must be a string or an array of strings, got an integer"),
+        ("stop", ["a", 5], "must be a string or an array of strings, got an array"),
+    ],
+)
+def test_types_are_strict(field: str, value: Any, said: str) -> None:
+    error = problem(ChatBody, **{field: value})
+    assert error.message == f"'{field}' {said}."
+    assert (error.param, error.code) == (field, "invalid_type")
+
+
+def test_stop_strings() -> None:
+    assert chat(stop="x").stop == ("x",)
+    assert chat(stop=["x"] * 4).stop == ("x",) * 4
+    assert "at most 4 strings, got 5" in problem(ChatBody, stop=["x"] * 5).message
+    assert "1 to 256 characters, got one of 0" in problem(ChatBody, stop=[""]).message
+    assert "1 to 256 characters, got one of 257" in problem(ChatBody, stop="x" * 257).message
+
+
+def test_metadata_bounds() -> None:
+    assert "at most 16 pairs, got 17" in problem(ChatBody, metadata={str(n): "" for n in range(17)}).message
+    assert "at most 64 characters, got one of 65" in problem(ChatBody, metadata={"k" * 65: ""}).message
+    assert "at most 512 characters, got one of 513" in problem(ChatBody, metadata={"k": "v" * 513}).message
+
+
+def test_messages() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body = chat(messages=[{"role": "developer", "content": "be nice"}, {"role": "user", "content": parts}])
+    assert [(message.role, message.content) for message in body.messages] == [("system", "be nice"), ("user", "ab")]
+    sent_back: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "tool_calls": None, "audio": None}
+    assert chat(messages=[sent_back]).messages[0].content == "x"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "code"),
+    [
+        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[0].role", "unsupported_parameter"),
+        ({"role": "wizard", "content": "x"}, "messages[0].role", "invalid_value"),
+        ({"content": "x"}, "messages[0].role", "missing_required_parameter"),
+        ({"role": "user"}, "messages[0].content", "missing_required_parameter"),
+        ({"role": "user", "content": None}, "messages[0].content", "invalid_type"),
+        ({"role": "user", "content": []}, "messages[0].content", "invalid_type"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages[0].content", "unsupported_parameter"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content", "invalid_type"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content", "invalid_type"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "messages[0].content", "unknown_parameter"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls", "unsupported_parameter"),
+        ("x", "messages[0]", "invalid_type"),
+    ],
+)
+def test_bad_messages(message: Any, param: str, code: str) -> None:
+    error = problem(ChatBody, messages=[message])
+    assert (error.param, error.code) == (param, code)
+
+
+def test_an_image_part_is_named() -> None:
+    error = problem(ChatBody, messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}])
+    assert "part [1] of type 'image_url'" in error.message
+
+
+def test_token_limit() -> None:
+    assert chat().token_limit is None
+    assert chat(max_tokens=5).token_limit == 5
+    assert chat(max_completion_tokens=6).token_limit == 6
+    assert chat(max_tokens=7, max_completion_tokens=7).token_limit == 7
+    with pytest.raises(InvalidRequest, match=r"'max_tokens' \(5\) and 'max_completion_tokens' \(6\)"):
+        _ = chat(max_tokens=5, max_completion_tokens=6).token_limit
+
+
+@pytest.mark.parametrize(("given", "taken"), [("a", "a"), (["a"], "a"), ([1, 2], (1, 2)), ([[1, 2]], (1, 2))])
+def test_shapes_of_one_prompt(given: Any, taken: str | tuple[int, ...]) -> None:
+    assert completion(prompt=given).prompt == taken
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], None, 5, [True], [1, "a"], [["a"]], [1.5], {"a": 1}])
+def test_prompts_that_are_none(prompt: Any) -> None:
+    assert problem(CompletionBody, prompt=prompt).param == "prompt"
+
+
+def test_messages_with_braces_are_told_as_they_are() -> None:
+    assert "'{x}'" in problem(ChatBody, messages=[{"role": "{x}", "content": "x"}]).message
