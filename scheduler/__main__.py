@@ -11,7 +11,7 @@ from prometheus_client import start_http_server
 from headrace.errors import QueueUnavailable
 from headrace.lifecycle import configure, on_stop_signal
 from headrace.ports import Housekeeping
-from headrace.queues.redis import connect
+from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
 from scheduler.janitor import Janitor

@@ -9,7 +9,7 @@ import time
 
 from headrace.errors import ModelUnavailable
 from headrace.lifecycle import configure, on_stop_signal, refuse
-from headrace.queues.redis import connect
+from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import ChildMisconfigured, stop_with_parent
 from workers.supervisor import Supervisor
@@ -27,7 +27,8 @@ async def supervise(settings: Settings) -> None:
 async def run_engine(settings: Settings, name: str) -> None:
     # Imported here: the supervisor must stay small and start in no time, without torch.
     from workers.convert import ensure_folder
-    from workers.engine.engine import EngineConfig, PagedEngine
+    from workers.engine.config import EngineConfig
+    from workers.engine.engine import PagedEngine
     from workers.engine_thread import EngineThread
     from workers.worker import Timing, Worker
 
@@ -35,7 +36,7 @@ async def run_engine(settings: Settings, name: str) -> None:
     folder = ensure_folder(settings.model, settings.cache_dir)
     engine = PagedEngine(
         EngineConfig(
-            model_folder=folder,
+            model=folder,
             device=settings.device,
             max_running=settings.max_running,
             token_budget=settings.token_budget,

@@ -4,10 +4,13 @@ transformers reads GGUF, but slowly, and only in a process with torch. The folde
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from headrace.errors import HeadraceError, ModelUnavailable
 from headrace.model_folder import find_source, locate
@@ -40,14 +43,17 @@ def _publish(unfinished: Path, folder: Path) -> None:
 
 
 def _convert(source: Path, target: Path) -> None:
+    # The GGUF reader's own progress bar has no switch but this one, read when tqdm is first imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    silence: Callable[[], None] = logging.disable_progress_bar
+    silence()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise ModelUnavailable(f"cannot convert {source}: {error}") from error
     # The weights are plain numbers again; transformers would refuse to save what still calls itself quantized.

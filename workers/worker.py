@@ -18,6 +18,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -119,7 +120,10 @@ class Worker:
 
     async def run(self) -> None:
         """Raises whatever the engine raises: the process should end then, and its supervisor starts another."""
-        async with self._queue.work_doorbell() as bell:
+        async with AsyncExitStack() as stack:
+            bell = await self._persist(lambda: stack.enter_async_context(self._queue.work_doorbell()))
+            if bell is None:
+                return
             outcome = await self._engine.turn([], [])
             while not self._stop.is_set():
                 self._capacity = outcome.capacity

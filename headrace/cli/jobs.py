@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from headrace.cli.api_client import Url, api, checked, fail
 from headrace.client import StreamFailed, follow_job
@@ -21,10 +21,11 @@ def list_jobs(limit: Annotated[int, typer.Option(min=1, max=100, help="How many,
     """List jobs, newest first."""
     with api(url) as client:
         page = checked(client.get("/v1/jobs", params={"limit": limit}))
-    table = Table("job", "status", "model", "created", "tokens")
+    # An id that is cut is of no use: the others give way.
+    table = Table(Column("job", no_wrap=True, min_width=31), "status", "created", "tokens", box=None)
     for job in page["data"]:
         created = datetime.fromtimestamp(job["created_at"]).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(job["id"], job["status"], job["model"], created, str(job["usage"]["completion_tokens"]))
+        table.add_row(job["id"], job["status"], created, str(job["usage"]["completion_tokens"]))
     Console().print(table)
 
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from headrace.model_folder import DEMO_MODEL
 from headrace.testing.eventually import eventually
 from headrace.testing.tree import Tree, running_tree
 
@@ -30,13 +31,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 async def submit(client: httpx.AsyncClient, number: int) -> str:
     body = {
+        "model": DEMO_MODEL,
         "messages": [{"role": "user", "content": f"Count from {number}."}],
         "max_tokens": TOKENS,
         "temperature": 0,
         "ignore_eos": True,
     }
     # The key makes a repeat safe: whoever loses an answer asks again.
-    answer = await client.post("/v1/jobs", json=body, headers={"idempotency-key": f"job {number}"})
+    answer = await client.post("/v1/jobs", json=body, headers={"idempotency-key": f"job-{number}"})
     job_id: str = answer.raise_for_status().json()["id"]
     return job_id
 

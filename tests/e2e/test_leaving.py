@@ -1,28 +1,19 @@
 """What happens to work whose reader leaves."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import pytest
 
+from headrace.model_folder import DEMO_MODEL
 from headrace.testing.eventually import eventually
-from headrace.testing.tree import Tree, running_tree
+from headrace.testing.tree import Tree
 
-GRACE_MS = 1_000
 LONG = 2_000
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    folder: Path = tmp_path_factory.mktemp("leaving")
-    with running_tree(folder / "data", {"HEADRACE_VIEWER_GRACE_MS": str(GRACE_MS)}) as running:
-        yield running
 
 
 def body(stream: bool) -> dict[str, object]:
     return {
+        "model": DEMO_MODEL,
         "messages": [{"role": "user", "content": "Count for ever."}],
         "max_tokens": LONG,
         "temperature": 0,
@@ -39,6 +30,7 @@ async def status_of(client: httpx.AsyncClient, job_id: str) -> str:
 async def test_a_stream_nobody_returns_to_is_cancelled(tree: Tree) -> None:
     async with httpx.AsyncClient(base_url=tree.url, timeout=30) as client:
         async with client.stream("POST", "/v1/chat/completions", json=body(stream=True)) as response:
+            response.raise_for_status()
             chunks = []
             async for line in response.aiter_lines():
                 if line.startswith("data: "):

@@ -2,23 +2,28 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
-import pytest
+import torch
+from redis import Redis
+from transformers import AutoModelForCausalLM
 
 from headrace.client import DONE
 from headrace.cursor import Cursor, parse_cursor
+from headrace.model_folder import DEMO_MODEL
 from headrace.testing.eventually import eventually
-from headrace.testing.tree import ENGINE, Tree, running_tree
+from headrace.testing.tree import ENGINE, Tree
 
 STREAMS = 200
 PROMPTS = 20
 TOKENS = 24
 KILLS = 5
 WITHIN_S = 250.0
+TIE = 1e-3
 
 
 @dataclass
@@ -32,15 +37,9 @@ class Reading:
     done: bool = False
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Iterator[Tree]:
-    with running_tree(tmp_path / "data") as running:
-        yield running
-
-
 def body(prompt: int) -> dict[str, object]:
     content = f"Tell me {prompt + 2} facts about rivers."
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": TOKENS, "temperature": 0}
+    return {"model": DEMO_MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": TOKENS, "temperature": 0}
 
 
 async def read(client: httpx.AsyncClient, prompt: int) -> Reading:
@@ -80,25 +79,53 @@ async def kill_engines(tree: Tree, client: httpx.AsyncClient, jobs_done: "list[a
         tree.kill(*ENGINE)
 
 
-async def test_streams_survive_five_dead_engines(tree: Tree) -> None:
+async def test_streams_survive_five_dead_engines(tree: Tree, demo_model: Path) -> None:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=tree.url, timeout=WITHIN_S, limits=limits) as client:
-        undisturbed = [(await client.post("/v1/chat/completions", json=body(i))).json() for i in range(PROMPTS)]
-        texts = [answer["choices"][0]["message"]["content"] for answer in undisturbed]
+        undisturbed = [await read(client, prompt) for prompt in range(PROMPTS)]
         tasks = [asyncio.create_task(read(client, i % PROMPTS)) for i in range(STREAMS)]
         await kill_engines(tree, client, tasks)
         readings = await asyncio.gather(*tasks)
-        for number, reading in enumerate(readings):
+        for reading in readings:
             assert reading.done
-            assert reading.finish_reason is None or reading.finish_reason in ("stop", "length")
-            assert all(earlier < later for earlier, later in zip(reading.cursors, reading.cursors[1:], strict=False))
+            assert all(earlier < later for earlier, later in pairwise(reading.cursors))
             job = (await client.get(f"/v1/jobs/{reading.job_id}")).json()
             assert (job["status"], job["output_text"]) == ("done", reading.text)
             assert job["result"]["choices"][0]["message"]["content"] == reading.text
-            assert_same_or_tied(reading.text, texts[number % PROMPTS])
-        assert len({reading.job_id for reading in readings}) == STREAMS
-        assert max(reading.cursors[-1].epoch for reading in readings) > 1
+    assert len({reading.job_id for reading in readings}) == STREAMS
+    assert max(reading.cursors[-1].epoch for reading in readings) > 1
+    ties = Ties(tree, demo_model)
+    for number, reading in enumerate(readings):
+        if reading.text != undisturbed[number % PROMPTS].text:
+            ties.explain(reading.job_id, undisturbed[number % PROMPTS].job_id)
 
 
-def assert_same_or_tied(text: str, undisturbed: str) -> None:
-    assert text == undisturbed
+class Ties:
+    """Greedy runs may part only where the model itself wavers: its two best logits for exactly that prefix lie within a thousandth."""
+
+    def __init__(self, tree: Tree, folder: Path) -> None:
+        self._store = Redis(unix_socket_path=str(tree.socket_path))
+        self._folder = folder
+
+    def explain(self, job_id: str, undisturbed_id: str) -> None:
+        """Raises AssertionError unless the two jobs' tokens part at a tie."""
+        prompt, ids, others = self._prompt(job_id), self._tokens(job_id), self._tokens(undisturbed_id)
+        place = next(i for i, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other)
+        logits = self._logits([*prompt, *ids[:place]])
+        best, second = sorted(logits, reverse=True)[:2]
+        assert best - second <= TIE, f"job {job_id} parts at {place} though the best logits are {best} and {second}"
+        assert min(logits[ids[place]], logits[others[place]]) >= second
+
+    def _prompt(self, job_id: str) -> list[int]:
+        body: dict[str, Any] = json.loads(cast(bytes, self._store.get(f"headrace:{{00}}:body:{job_id}")))
+        return list(body["prompt_ids"])
+
+    def _tokens(self, job_id: str) -> list[int]:
+        entries = cast(list[tuple[bytes, dict[bytes, bytes]]], self._store.xrange(f"headrace:{{00}}:log:{job_id}"))
+        return [token for _, fields in entries if b"d" in fields for token in json.loads(fields[b"d"])[1]]
+
+    def _logits(self, ids: list[int]) -> list[float]:
+        model: Any = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.float32)
+        with torch.inference_mode():
+            logits: list[float] = model(torch.tensor([ids])).logits[0, -1].tolist()
+        return logits
