@@ -102,4 +102,5 @@ def install(app: FastAPI) -> None:
     async def malformed_query(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         param = str(first["loc"][-1])
-        return error_response(HttpError(400, f"'{param}': {first['msg']}.", code="invalid_value", param=param))
+        message = f"'{param}': {first['msg']}, got {str(first['input'])[:40]!r}."
+        return error_response(HttpError(400, message, code="invalid_value", param=param))

@@ -1,0 +1,68 @@
+"""Text to token ids and back. Torch-free, and safe against special tokens forged in text: see docs/decisions/002."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from headrace.errors import InvalidRequest, ModelUnavailable
+
+
+class Tokenizer:
+    """A model's tokenizer.json. Methods may run in any thread."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises ModelUnavailable if `file` cannot be read."""
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library has no narrower class for a missing or malformed file
+            raise ModelUnavailable(f"cannot read tokenizer {file}: {error}") from error
+        # Special tokens found in text are text. Where a template means one, `encode_marked` puts its id directly.
+        self._tokenizer.encode_special_tokens = True
+        self._special = {t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special}
+        self._special_ids = frozenset(self._special.values())
+        # Longest first: where one special token begins with another, the longer one is meant, as in the library itself.
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._any_special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._special_ids
+
+    def mark_specials(self, text: str, marker: str) -> str:
+        """`text` with `marker` inside every literal that reads like a special token, so that none does any more."""
+        return self._any_special.sub(lambda match: match[0][0] + marker + match[0][1:], text)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, with what the model wants around any text (a beginning-of-text token, say). No text yields a special token.
+
+        Raises InvalidRequest if `text` is not Unicode (a lone surrogate).
+        """
+        return self._encode(text, add_special_tokens=True)
+
+    def encode_marked(self, text: str, marker: str) -> list[int]:
+        """Ids of a rendered template: special-token literals become special tokens, except those that hold `marker`."""
+        ids: list[int] = []
+        start = 0
+        for match in self._any_special.finditer(text):
+            ids += self._encode(text[start : match.start()].replace(marker, ""), add_special_tokens=False)
+            ids.append(self._special[match[0]])
+            start = match.end()
+        return ids + self._encode(text[start:].replace(marker, ""), add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens. An incomplete character at either end reads as U+FFFD."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except (UnicodeEncodeError, TypeError):
+            raise InvalidRequest("The text holds a lone surrogate (\\ud800 to \\udfff), which is not Unicode text.") from None
+
+
+def unused_marker(texts: Iterable[str]) -> str:
+    """A private-use character that none of `texts` holds."""
+    used = set().union(*texts)
+    return next(char for char in map(chr, range(0xF0000, 0xFFFFE)) if char not in used)

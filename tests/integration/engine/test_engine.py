@@ -1,0 +1,243 @@
+"""What the engine promises beyond tokens: ends, errors, room. On a tiny random model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from headrace.errors import ModelUnavailable, SettingsError
+from headrace.request import Sampling
+from workers.engine.config import EngineConfig
+from workers.engine.engine import PagedEngine
+from workers.engine.runner import OutOfMemory
+from workers.ports import Delta, EngineRequest, FinishReason
+
+PROMPT = (10, 20, 30, 40, 50)
+
+
+@pytest.fixture
+def engine(make_model: Callable[..., Path]) -> PagedEngine:
+    return PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=1, block_size=8, max_running=4))
+
+
+def greedy(max_tokens: int = 12, **fields: Any) -> Sampling:
+    return Sampling(max_tokens=max_tokens, temperature=0.0, seed=0, **fields)
+
+
+def ask(request_id: str = "a", prompt: tuple[int, ...] = PROMPT, sampling: Sampling | None = None, **fields: Any) -> EngineRequest:
+    return EngineRequest(request_id=request_id, prompt_ids=prompt, sampling=sampling or greedy(), **fields)
+
+
+def run(engine: PagedEngine) -> dict[str, list[Delta]]:
+    """Step until nothing is left; the deltas of each request."""
+    deltas: dict[str, list[Delta]] = {}
+    while True:
+        new = engine.step(0)
+        for delta in new:
+            deltas.setdefault(delta.request_id, []).append(delta)
+        stats = engine.stats()
+        if not new and stats.running + stats.waiting == 0:
+            return deltas
+
+
+def ids_of(deltas: list[Delta]) -> list[int]:
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def test_tokens_equal_transformers_generate(engine: PagedEngine, make_model: Callable[..., Path]) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(make_model(), dtype=torch.float32)
+    prompts = [PROMPT, (1,), tuple(range(100, 140)), (256, 3), (7, 7, 7), (200,) * 17]
+    for i, prompt in enumerate(prompts):
+        engine.add(ask(str(i), prompt, greedy(20)))
+    deltas = run(engine)
+    for i, prompt in enumerate(prompts):
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, attention_mask=torch.ones(1, len(prompt)))
+        assert ids_of(deltas[str(i)]) == out[0, len(prompt) :].tolist()
+
+
+def test_max_tokens_ends_with_length(engine: PagedEngine) -> None:
+    engine.add(ask(sampling=greedy(3, ignore_eos=True)))
+    *first, last = run(engine)["a"]
+    assert [delta.finish for delta in first] == [None, None]
+    assert last.finish is FinishReason.LENGTH
+
+
+def test_end_of_text_is_a_token_without_text(make_model: Callable[..., Path]) -> None:
+    folder = make_model()
+    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
+    engine.add(ask(sampling=greedy(12, ignore_eos=True)))
+    ids = ids_of(run(engine)["a"])
+    # The token the model says third is made its end-of-text.
+    for file in ("config.json", "generation_config.json"):
+        (folder / file).write_text((folder / file).read_text().replace('"eos_token_id": 256', f'"eos_token_id": {ids[2]}'))
+    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
+    engine.add(ask())
+    _first, _second, third = run(engine)["a"]
+    assert third.token_ids == (ids[2],)
+    assert third.finish is FinishReason.STOP
+    engine.add(ask(sampling=greedy(12, ignore_eos=True)))
+    assert ids_of(run(engine)["a"]) == ids
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (ask(prompt=()), "the prompt is empty"),
+        (ask(prompt=(1,) * 250, sampling=greedy(7)), "prompt (250 tokens) and max_tokens (7) exceed the model's context of 256"),
+        (ask(prompt=(1, 300)), "token id 300 is outside the vocabulary of 257"),
+        (ask(committed_ids=(-1,)), "token id -1 is outside the vocabulary of 257"),
+    ],
+)
+def test_a_request_that_can_never_run_is_an_error_of_its_own(engine: PagedEngine, request_: EngineRequest, message: str) -> None:
+    engine.add(request_)
+    engine.add(ask("other"))
+    deltas = run(engine)
+    assert deltas["a"] == [Delta(request_id="a", finish=FinishReason.ERROR, error=message)]
+    assert deltas["other"][-1].finish is not None
+
+
+def test_a_request_larger_than_the_whole_cache_is_refused(make_model: Callable[..., Path]) -> None:
+    folder = make_model(max_position_embeddings=4096)
+    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))  # 512 bytes a token: 2,048 tokens
+    engine.add(ask(prompt=(1,) * 2000, sampling=greedy(49)))
+    (delta,) = engine.step(0)
+    assert delta.error == "prompt (2000 tokens) and max_tokens (49) exceed the KV cache of 2048 tokens"
+
+
+def test_committed_tokens_that_met_an_end_are_not_continued(engine: PagedEngine) -> None:
+    engine.add(ask("length", sampling=greedy(3), committed_ids=(1, 2, 3)))
+    engine.add(ask("eos", committed_ids=(1, 256)))
+    assert engine.step(0) == [
+        Delta(request_id="length", finish=FinishReason.LENGTH),
+        Delta(request_id="eos", finish=FinishReason.STOP),
+    ]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_resumed_run_is_the_rest_of_an_unbroken_one(engine: PagedEngine, cut: int) -> None:
+    sampling = Sampling(max_tokens=12, temperature=1.5, seed=3, ignore_eos=True)
+    engine.add(ask("whole", sampling=sampling))
+    whole = run(engine)["whole"]
+    engine.add(ask("rest", sampling=sampling, committed_ids=tuple(ids_of(whole)[:cut])))
+    rest = run(engine)["rest"]
+    assert [(d.token_ids, d.text, d.finish) for d in rest] == [(d.token_ids, d.text, d.finish) for d in whole[cut:]]
+
+
+def test_an_aborted_request_gives_everything_back_and_says_nothing(engine: PagedEngine) -> None:
+    engine.add(ask("a"))
+    engine.add(ask("b", prompt=()))
+    engine.step(0)
+    engine.add(ask("c", prompt=()))
+    for request_id in ("a", "c", "unknown"):
+        engine.abort(request_id)
+    assert engine.step(0) == []
+    assert engine.stats().kv_tokens_used == 0
+
+
+def test_capacity_counts_slots_and_tokens(engine: PagedEngine) -> None:
+    before = engine.capacity()
+    assert (before.requests, before.tokens) == (4, engine.stats().kv_tokens_total)
+    engine.add(ask())
+    assert engine.capacity().requests == 3
+    assert engine.capacity().tokens == before.tokens - 8
+    engine.step(0)
+    assert engine.capacity().tokens == before.tokens - 16  # a block it holds, and one for it to grow into
+    run(engine)
+    assert engine.capacity() == before
+
+
+def test_logits_that_are_no_numbers_fail_their_request_alone(make_model: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model()
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][77] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
+    engine.add(ask("bad", prompt=(5, 77)))
+    engine.add(ask("good", sampling=greedy(4, ignore_eos=True)))
+    engine.add(ask("hot", sampling=Sampling(max_tokens=4, temperature=1.0, seed=1, ignore_eos=True)))
+    deltas = run(engine)
+    assert deltas["bad"] == [
+        Delta(request_id="bad", finish=FinishReason.ERROR, error="the model's output for this request is not a number")
+    ]
+    assert len(ids_of(deltas["good"])) == 4
+    assert len(ids_of(deltas["hot"])) == 4
+    # The blocks that held the nonsense are used again.
+    engine.add(ask("next", sampling=greedy(4, ignore_eos=True)))
+    assert ids_of(run(engine)["next"]) == ids_of(deltas["good"])
+
+
+def test_out_of_memory_costs_the_request_that_asked_for_most(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = engine._runner.run
+
+    def run_short_of_memory(plan: Any) -> list[int | None]:
+        if plan.token_count > 40:
+            raise OutOfMemory("no room")
+        return compute(plan)
+
+    monkeypatch.setattr(engine._runner, "run", run_short_of_memory)
+    engine.add(ask("small"))
+    engine.add(ask("large", prompt=(9,) * 60))
+    deltas = run(engine)
+    assert deltas["large"] == [Delta(request_id="large", finish=FinishReason.ERROR, error="the engine ran out of memory: no room")]
+    assert deltas["small"][-1].finish is not None
+    assert engine.stats().kv_tokens_used == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+)
+def test_what_allocators_raise_is_one_requests_error(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    model, calls = engine._runner._model, iter([error])
+
+    def fail_once(*arguments: Any) -> Any:
+        for failure in calls:
+            raise failure
+        return model(*arguments)
+
+    monkeypatch.setattr(engine._runner, "_model", fail_once)
+    engine.add(ask("first", prompt=(1,) * 20))
+    engine.add(ask("second", sampling=greedy(3, ignore_eos=True)))
+    deltas = run(engine)
+    assert deltas["first"][0].finish is FinishReason.ERROR
+    assert len(ids_of(deltas["second"])) == 3
+
+
+def test_any_other_fault_of_a_step_is_the_engines(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(engine._runner, "_model", fail)
+    engine.add(ask())
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        engine.step(0)
+
+
+def test_warm_up_leaves_no_trace(engine: PagedEngine) -> None:
+    before = engine.stats()
+    engine.warm_up()
+    after = engine.stats()
+    assert (after.steps, after.running, after.waiting, after.kv_tokens_used) == (before.steps, 0, 0, 0)
+    assert engine.step(0) == []
+
+
+def test_the_same_id_twice_is_a_programming_error(engine: PagedEngine) -> None:
+    engine.add(ask())
+    with pytest.raises(ValueError, match="request a is running already"):
+        engine.add(ask())
+
+
+def test_a_cache_without_a_block_is_refused(make_model: Callable[..., Path]) -> None:
+    with pytest.raises(SettingsError, match="kv_memory_mb=1 holds no block"):
+        PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=1, block_size=4096))
+
+
+def test_a_device_that_is_not_there_is_named(make_model: Callable[..., Path]) -> None:
+    with pytest.raises(ModelUnavailable, match="torch device 'nonsense' cannot be used"):
+        PagedEngine(EngineConfig(model=make_model(), device="nonsense"))

@@ -1,0 +1,161 @@
+"""What the planner decides, as values."""
+
+from headrace.request import Sampling
+from workers.engine.block_pool import BlockPool
+from workers.engine.planner import Plan, Planner
+from workers.engine.sequence import Sequence
+
+BLOCK = 4
+
+
+def make_planner(*, blocks: int = 100, max_running: int = 8, token_budget: int = 32) -> Planner:
+    return Planner(BlockPool(blocks), block_size=BLOCK, max_running=max_running, token_budget=token_budget)
+
+
+def add(planner: Planner, name: str, length: int, *, priority: int = 0, arrival: int | None = None, max_tokens: int = 100) -> None:
+    planner.add(
+        Sequence(
+            id=name,
+            tokens=list(range(length)),
+            prompt_length=length,
+            sampling=Sampling(max_tokens=max_tokens, seed=0),
+            priority=priority,
+            arrival=arrival if arrival is not None else sum(1 for _ in planner),
+        )
+    )
+
+
+def advance(planner: Planner) -> Plan:
+    """Plan, and act as if each sampling row had sampled token 7."""
+    plan = planner.plan()
+    planner.account(plan)
+    for row in plan.rows:
+        if row.sampling is not None:
+            planner[row.sequence_id].tokens.append(7)
+    planner.check()
+    return plan
+
+
+def shape(plan: Plan) -> dict[str, tuple[int, int, bool]]:
+    """Of each row: where it starts, how many tokens, whether it samples."""
+    return {row.sequence_id: (row.start, len(row.token_ids), row.sampling is not None) for row in plan.rows}
+
+
+def test_a_prompt_is_computed_then_each_step_one_token() -> None:
+    planner = make_planner()
+    add(planner, "a", 5)
+    first = advance(planner)
+    assert shape(first) == {"a": (0, 5, True)}
+    assert first.rows[0].token_ids == (0, 1, 2, 3, 4)
+    assert (first.rows[0].first_block, len(first.rows[0].new_blocks), first.rows[0].position) == (0, 2, 0)
+    second = advance(planner)
+    assert shape(second) == {"a": (5, 1, True)}
+    assert (second.rows[0].token_ids, second.rows[0].new_blocks, second.rows[0].position) == ((7,), (), 1)
+    advance(planner)
+    advance(planner)
+    fifth = advance(planner)  # token 8 is the first of a third block
+    assert (fifth.rows[0].start, fifth.rows[0].first_block, len(fifth.rows[0].new_blocks)) == (8, 2, 1)
+
+
+def test_a_long_prompt_comes_in_chunks_beside_decoding_rows() -> None:
+    planner = make_planner(token_budget=10)
+    add(planner, "short", 3)
+    add(planner, "long", 20)
+    assert shape(advance(planner)) == {"short": (0, 3, True), "long": (0, 7, False)}
+    assert shape(advance(planner)) == {"short": (3, 1, True), "long": (7, 9, False)}
+    assert shape(advance(planner)) == {"short": (4, 1, True), "long": (16, 4, True)}
+    assert shape(advance(planner)) == {"short": (5, 1, True), "long": (20, 1, True)}
+
+
+def test_an_urgent_long_prompt_leaves_a_token_to_those_behind_it() -> None:
+    planner = make_planner(token_budget=10)
+    add(planner, "decoding", 3, priority=1)
+    advance(planner)
+    add(planner, "urgent", 30, priority=0)
+    advance(planner)
+    assert shape(advance(planner)) == {"urgent": (9, 9, False), "decoding": (4, 1, True)}
+
+
+def test_waiting_sequences_are_admitted_by_priority_then_arrival() -> None:
+    planner = make_planner(max_running=3)
+    add(planner, "late", 2, priority=1, arrival=2)
+    add(planner, "early", 2, priority=1, arrival=1)
+    add(planner, "urgent", 2, priority=0, arrival=3)
+    add(planner, "lazy", 2, priority=2, arrival=0)
+    assert list(shape(advance(planner))) == ["urgent", "early", "late"]
+
+
+def test_nobody_overtakes_a_prompt_that_does_not_fit_yet() -> None:
+    planner = make_planner(blocks=5)
+    add(planner, "a", 12)
+    advance(planner)
+    add(planner, "large", 12)
+    add(planner, "small", 1)
+    assert list(shape(advance(planner))) == ["a"]
+    planner.remove("a")
+    assert list(shape(advance(planner))) == ["large", "small"]
+
+
+def test_when_blocks_run_out_the_youngest_is_preempted_and_nobody_admitted() -> None:
+    planner = make_planner(blocks=4)
+    add(planner, "old", 4)
+    add(planner, "young", 8)
+    advance(planner)  # old: 1 block, young: 2
+    add(planner, "new", 1)
+    plan = advance(planner)  # both need another: old takes the last free one, young has only itself to take it from
+    assert plan.preempted == ("young",)
+    assert shape(plan) == {"old": (4, 1, True)}
+    # Next it comes back, before the newcomer, with all its known tokens to compute.
+    assert planner["young"].computed == 0
+    assert list(shape(advance(planner))) == ["old"]  # 9 tokens need 3 blocks, 2 are free
+    planner.remove("old")
+    assert shape(advance(planner)) == {"young": (0, 9, True), "new": (0, 1, True)}
+
+
+def test_a_more_urgent_prompt_takes_the_place_of_a_lesser_one_at_once() -> None:
+    planner = make_planner(max_running=2)
+    add(planner, "batch1", 4, priority=2)
+    add(planner, "batch2", 4, priority=2)
+    advance(planner)
+    add(planner, "urgent", 4, priority=0)
+    plan = advance(planner)
+    assert plan.preempted == ("batch2",)
+    assert shape(plan) == {"batch1": (4, 1, True), "urgent": (0, 4, True)}
+
+
+def test_equals_do_not_displace_each_other_and_nobody_is_displaced_in_vain() -> None:
+    planner = make_planner(blocks=8, max_running=2)
+    add(planner, "urgent", 16, priority=0)
+    add(planner, "lesser", 4, priority=2)
+    advance(planner)
+    add(planner, "equal", 4, priority=2)
+    add(planner, "too large", 20, priority=1)
+    plan = advance(planner)
+    assert plan.preempted == ()
+    assert set(shape(plan)) == {"urgent", "lesser"}
+
+
+def test_an_urgent_prompt_does_not_wait_behind_the_chunks_of_a_lesser_one() -> None:
+    planner = make_planner(token_budget=8)
+    add(planner, "lesser", 30, priority=2)
+    advance(planner)
+    add(planner, "urgent", 7, priority=0)
+    assert shape(advance(planner)) == {"urgent": (0, 7, True), "lesser": (8, 1, False)}
+
+
+def test_removing_frees_everything_in_any_state() -> None:
+    planner = make_planner(max_running=1)
+    add(planner, "running", 10)
+    add(planner, "waiting", 10)
+    advance(planner)
+    planner.remove("running")
+    planner.remove("waiting")
+    planner.check()
+    assert (planner.running, planner.waiting, planner.used_tokens) == (0, 0, 0)
+    assert planner.plan() == Plan((), ())
+
+
+def test_fits_asks_for_the_whole_pool() -> None:
+    planner = make_planner(blocks=3)
+    assert planner.fits(12)
+    assert not planner.fits(13)

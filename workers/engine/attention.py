@@ -1,0 +1,131 @@
+"""Attention over pages: the port, and an implementation in plain torch for any device."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.engine.kv_cache import KvCache
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Shape of an attention layer. Query head h reads key and value head h // group."""
+
+    query: int
+    kv: int
+    dim: int
+
+    @property
+    def group(self) -> int:
+        return self.query // self.kv
+
+    @property
+    def qkv_width(self) -> int:
+        return (self.query + 2 * self.kv) * self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step computes: T tokens of R sequences, each sequence's tokens next to each other and in order."""
+
+    token_ids: Tensor
+    """(T,) int64"""
+    positions: Tensor
+    """(T,) int64, place of each token in its sequence"""
+    slots: tuple[int, ...]
+    """R block table rows"""
+    starts: tuple[int, ...]
+    """R; tokens of each sequence that lie in the cache already"""
+    counts: tuple[int, ...]
+    """R; its tokens in this batch, so they hold positions [start, start + count)"""
+    sampled: Tensor
+    """(S,) int64 indices into the T tokens: those whose logits are wanted"""
+
+
+class Attention(Protocol):
+    """One step is `begin`, then one call for each layer."""
+
+    def begin(self, batch: Batch, cos: Tensor, sin: Tensor) -> None:
+        """`cos`, `sin`: (T, head_dim / 2) float32, the rotation of each token's position."""
+        ...
+
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        """Rotate queries and keys, store keys and values in their pages, attend causally to all that each sequence has stored.
+
+        `qkv`: (T, heads.qkv_width), may be overwritten. Returns (T, query heads · head_dim).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows of equal count, computed as one padded batch of r rows × n tokens over at most L cached positions."""
+
+    tokens: Tensor
+    """(r, n) indices into the batch"""
+    tables: Tensor
+    """(r, L / block_size)"""
+    mask: Tensor
+    """(r, 1, group · n, L), True where a query may look"""
+
+
+class TorchAttention:
+    """Attention in torch operations. All decoding rows are one group; rows of many tokens run one by one, for their masks are large."""
+
+    def __init__(self, cache: KvCache, heads: Heads) -> None:
+        self._cache = cache
+        self._heads = heads
+        self._groups: list[_Group] = []
+        self._cos = self._sin = self._pages = self._offsets = torch.empty(0)
+
+    def begin(self, batch: Batch, cos: Tensor, sin: Tensor) -> None:
+        device = batch.positions.device
+        # The two halves of a head turn together: (T, 1, dim).
+        self._cos, self._sin = torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+        slots = torch.tensor(batch.slots, device=device)
+        token_slots = slots.repeat_interleave(torch.tensor(batch.counts, device=device), output_size=len(batch.positions))
+        self._pages = self._cache.tables[token_slots, batch.positions // self._cache.block_size].long()
+        self._offsets = batch.positions % self._cache.block_size
+
+        firsts, first = [], 0
+        for count in batch.counts:
+            firsts.append(first)
+            first += count
+        rows = range(len(batch.counts))
+        decoding = [i for i in rows if batch.counts[i] == 1]
+        groups = ([decoding] if decoding else []) + [[i] for i in rows if batch.counts[i] > 1]
+        self._groups = [self._group(batch, group, firsts) for group in groups]
+
+    def _group(self, batch: Batch, rows: list[int], firsts: list[int]) -> _Group:
+        device, count, block_size = batch.positions.device, batch.counts[rows[0]], self._cache.block_size
+        blocks = max(-(-(batch.starts[i] + count) // block_size) for i in rows)
+        tokens = torch.tensor([firsts[i] for i in rows], device=device)[:, None] + torch.arange(count, device=device)
+        tables = self._cache.tables[torch.tensor([batch.slots[i] for i in rows], device=device), :blocks].long()
+        mask = torch.arange(blocks * block_size, device=device) <= batch.positions[tokens][..., None]
+        return _Group(tokens, tables, mask[:, None].repeat(1, 1, self._heads.group, 1))
+
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        heads = self._heads
+        x = qkv.view(len(qkv), -1, heads.dim)
+        q, k, v = x[:, : heads.query], x[:, heads.query : -heads.kv], x[:, -heads.kv :]
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        keys[self._pages, :, self._offsets] = self._rotate(k)
+        values[self._pages, :, self._offsets] = v
+        q = self._rotate(q)
+        out = torch.empty_like(q)
+        for group in self._groups:
+            rows, count = group.tokens.shape
+            # Query heads of a group are further queries of one key head: no copies of keys and values for them.
+            queries = q[group.tokens].view(rows, count, heads.kv, heads.group, heads.dim).permute(0, 2, 3, 1, 4)
+            k, v = (pages[group.tables].transpose(1, 2).flatten(2, 3) for pages in (keys, values))
+            result = F.scaled_dot_product_attention(queries.flatten(2, 3), k, v, attn_mask=group.mask)
+            result = result.view(rows, heads.kv, heads.group, count, heads.dim).permute(0, 3, 1, 2, 4)
+            out[group.tokens] = result.reshape(rows, count, heads.query, heads.dim)
+        return out.flatten(1)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        turned = torch.cat((x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), -1)
+        return (x * self._cos + turned * self._sin).to(x.dtype)

@@ -1,0 +1,160 @@
+"""The paged engine: continuous batching over a block-pooled KV cache, behind the Engine port."""
+
+import psutil
+import torch
+
+from headrace.model_folder import ModelFolder
+from headrace.request import Sampling
+from headrace.tokenizer import Tokenizer
+from workers.engine.block_pool import BlockPool
+from workers.engine.config import EngineConfig
+from workers.engine.output import Output
+from workers.engine.planner import Plan, Planner
+from workers.engine.runner import OutOfMemory, Runner
+from workers.engine.sequence import Sequence
+from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
+
+
+class PagedEngine:
+    """See `workers.ports.Engine`. `step` computes, so it never waits for its `timeout`."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Loads the model. Raises ModelUnavailable, or SettingsError if the KV memory is too small for anything."""
+        self._folder = ModelFolder.read(config.model)
+        self._tokenizer = Tokenizer(self._folder.tokenizer_file)
+        self._runner = Runner(config, self._folder)
+        self._block_size = config.block_size
+        self._planner = Planner(
+            BlockPool(self._runner.blocks),
+            block_size=config.block_size,
+            max_running=config.max_running,
+            token_budget=config.token_budget,
+        )
+        self._outputs: dict[str, Output] = {}
+        self._early: list[Delta] = []
+        """Deltas that need no step; the next one returns them."""
+        self._arrivals = 0
+        self._steps = 0
+        self._preemptions = 0
+
+    def warm_up(self) -> None:
+        """Run a prompt and a few tokens through every part: kernels compile, memory is touched, libraries choose their code."""
+        length = min(3 * self._block_size, self._folder.context_length - 2)
+        for sampling in (Sampling(max_tokens=2, temperature=0.0, seed=0), Sampling(max_tokens=2, top_p=0.9, seed=0)):
+            self.add(EngineRequest(request_id="", prompt_ids=(0,) * length, sampling=sampling))
+            while self._outputs or self._early:
+                self.step(0)
+        self._steps = self._preemptions = 0
+
+    def add(self, request: EngineRequest) -> None:
+        if request.request_id in self._outputs:
+            raise ValueError(f"request {request.request_id} is running already")
+        problem = self._problem(request)
+        if problem:
+            self._early.append(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=problem))
+            return
+        output = Output(request.sampling, self._tokenizer, self._folder.eos_ids)
+        for token_id in request.committed_ids:
+            shown = output.add(token_id)
+            if shown.finish:
+                # The earlier run died between its last token, whose text is with the client, and the report of its end.
+                self._early.append(Delta(request_id=request.request_id, finish=shown.finish))
+                return
+        self._outputs[request.request_id] = output
+        self._arrivals += 1
+        self._planner.add(
+            Sequence(
+                id=request.request_id,
+                tokens=[*request.prompt_ids, *request.committed_ids],
+                prompt_length=len(request.prompt_ids),
+                sampling=request.sampling,
+                priority=request.priority,
+                arrival=self._arrivals,
+            )
+        )
+
+    def abort(self, request_id: str) -> None:
+        self._early = [delta for delta in self._early if delta.request_id != request_id]
+        if request_id in self._outputs:
+            self._forget(request_id)
+
+    def step(self, timeout: float) -> list[Delta]:
+        early, self._early = self._early, []
+        plan = self._planner.plan()
+        if not plan.rows:
+            return early
+        try:
+            tokens = self._runner.run(plan)
+        except OutOfMemory as error:
+            return [*early, self._sacrifice(plan, error)]
+        return early + self._account(plan, tokens)
+
+    def capacity(self) -> Capacity:
+        return Capacity(requests=self._planner.free_slots, tokens=self._planner.free_tokens)
+
+    def stats(self) -> EngineStats:
+        used, total = _memory(self._runner.device)
+        return EngineStats(
+            device=str(self._runner.device),
+            memory_used=used,
+            memory_total=total,
+            kv_tokens_used=self._planner.used_tokens,
+            kv_tokens_total=self._runner.blocks * self._block_size,
+            waiting=self._planner.waiting,
+            running=self._planner.running,
+            steps=self._steps,
+            preemptions=self._preemptions,
+        )
+
+    def _problem(self, request: EngineRequest) -> str | None:
+        """Why the request can never run, if so."""
+        prompt, answer, context = len(request.prompt_ids), request.sampling.max_tokens, self._folder.context_length
+        if not prompt:
+            return "the prompt is empty"
+        if prompt + answer > context:
+            return f"prompt ({prompt} tokens) and max_tokens ({answer}) exceed the model's context of {context}"
+        if not self._planner.fits(prompt + answer):
+            pool = self._runner.blocks * self._block_size
+            return f"prompt ({prompt} tokens) and max_tokens ({answer}) exceed the KV cache of {pool} tokens"
+        outside = next((i for i in (*request.prompt_ids, *request.committed_ids) if not 0 <= i < self._folder.vocab_size), None)
+        if outside is not None:
+            return f"token id {outside} is outside the vocabulary of {self._folder.vocab_size}"
+        return None
+
+    def _account(self, plan: Plan, tokens: list[int | None]) -> list[Delta]:
+        self._steps += 1
+        self._preemptions += len(plan.preempted)
+        self._planner.account(plan)
+        sampled = (row.sequence_id for row in plan.rows if row.sampling is not None)
+        return [self._accept(request_id, token) for request_id, token in zip(sampled, tokens, strict=True)]
+
+    def _accept(self, request_id: str, token_id: int | None) -> Delta:
+        """One new token of one request; None if the model computed nonsense for it."""
+        if token_id is None:
+            self._forget(request_id)
+            return Delta(request_id=request_id, finish=FinishReason.ERROR, error="the model's output for this request is not a number")
+        self._planner[request_id].tokens.append(token_id)
+        shown = self._outputs[request_id].add(token_id)
+        if shown.finish:
+            self._forget(request_id)
+        return Delta(request_id=request_id, token_ids=(token_id,), text=shown.text, finish=shown.finish)
+
+    def _sacrifice(self, plan: Plan, error: OutOfMemory) -> Delta:
+        """The request that asked most of this step fails; the others' rows are planned again."""
+        request_id = max(plan.rows, key=lambda row: (len(row.token_ids), row.start)).sequence_id
+        self._forget(request_id)
+        return Delta(request_id=request_id, finish=FinishReason.ERROR, error=f"the engine ran out of memory: {error}")
+
+    def _forget(self, request_id: str) -> None:
+        del self._outputs[request_id]
+        self._planner.remove(request_id)
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    """Bytes used and there are: of the process on a CPU, of the device elsewhere."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free, total
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory()
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total

@@ -1,0 +1,58 @@
+"""Tensors of a checkpoint, read from safetensors files by memory map, one file or several shards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from headrace.errors import ModelUnavailable
+
+
+class Weights:
+    """Names and tensors of a model folder. Raises ModelUnavailable for a file or tensor that is missing or has the wrong shape."""
+
+    def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._folder = folder
+        self._device = device
+        self._dtype = dtype
+        self._file_of = self._index()
+        self._open: dict[str, Any] = {}
+        for name in set(self._file_of.values()):
+            try:
+                self._open[name] = safe_open(folder / name, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise ModelUnavailable(f"cannot read {folder / name}: {error}") from error
+
+    def _index(self) -> dict[str, str]:
+        whole, index = self._folder / "model.safetensors", self._folder / "model.safetensors.index.json"
+        if index.is_file():
+            try:
+                return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ModelUnavailable(f"cannot read {index}: {error}") from error
+        if not whole.is_file():
+            raise ModelUnavailable(f"{self._folder} has neither model.safetensors nor model.safetensors.index.json")
+        try:
+            with safe_open(whole, framework="pt") as file:
+                return dict.fromkeys(file.keys(), whole.name)
+        except SafetensorError as error:
+            raise ModelUnavailable(f"cannot read {whole}: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """The tensor `name`, on the model's device and in its type."""
+        if name not in self._file_of:
+            raise ModelUnavailable(f"{self._folder} has no tensor {name!r}")
+        tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise ModelUnavailable(f"{self._folder}: tensor {name!r} must have shape {shape}, got {tuple(tensor.shape)}")
+        return tensor.to(self._device, self._dtype)
+
+    def take_rows(self, names: list[str], rows: list[int], *rest: int) -> Tensor:
+        """Tensors one below the other: several projections of one input as one."""
+        return torch.cat([self.take(name, count, *rest) for name, count in zip(names, rows, strict=True)])

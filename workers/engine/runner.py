@@ -1,0 +1,105 @@
+"""The runner computes a plan: plan → tensors → logits of the sampled rows → their next tokens."""
+
+import torch
+
+from headrace.errors import ModelUnavailable, SettingsError
+from headrace.model_folder import ModelFolder
+from workers.engine.attention import Attention, Batch, TorchAttention
+from workers.engine.config import EngineConfig
+from workers.engine.kv_cache import KvCache
+from workers.engine.models.llama import Llama, LlamaShape
+from workers.engine.models.weights import Weights
+from workers.engine.planner import Plan
+from workers.engine.sampler import Draw, sample
+
+
+class OutOfMemory(Exception):
+    """A step did not fit the device's memory. Nothing was computed that running it again would not overwrite."""
+
+
+class Runner:
+    """A model and its KV cache on one device."""
+
+    def __init__(self, config: EngineConfig, folder: ModelFolder) -> None:
+        """Raises ModelUnavailable if the model cannot be loaded, SettingsError if the KV memory holds no block."""
+        self.device = choose_device(config.device)
+        shape = LlamaShape(folder.path)
+        # bfloat16 is several times slower than float32 on CPUs without instructions for it.
+        dtype = torch.float32 if self.device.type == "cpu" else shape.dtype
+        block_bytes = KvCache.block_bytes(
+            layers=shape.layers, block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=dtype
+        )
+        self.blocks = config.kv_memory_mb * 2**20 // block_bytes
+        if self.blocks < 1:
+            raise SettingsError(f"kv_memory_mb={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+        with torch.inference_mode():
+            self._model = Llama(shape, Weights(folder.path, device=self.device, dtype=dtype), self.device)
+            self._cache = KvCache(
+                layers=shape.layers,
+                blocks=self.blocks,
+                block_size=config.block_size,
+                kv_heads=shape.heads.kv,
+                head_dim=shape.heads.dim,
+                slots=config.max_running,
+                blocks_per_slot=-(-folder.context_length // config.block_size),
+                device=self.device,
+                dtype=dtype,
+            )
+        self._attention = self._make_attention(shape)
+
+    def _make_attention(self, shape: LlamaShape) -> Attention:
+        if self.device.type != "cpu":
+            return TorchAttention(self._cache, shape.heads)
+        from workers.engine.attention_numba import NumbaAttention  # numba takes a while to import and is of use on CPUs only
+
+        return NumbaAttention(self._cache, shape.heads)
+
+    def run(self, plan: Plan) -> list[int | None]:
+        """The next token of each row of the plan that samples, in order; None where its logits are not numbers. Raises OutOfMemory.
+
+        Running a plan again is harmless: it writes the same keys and values to the same places.
+        """
+        draws = [Draw(row.sampling, row.position) for row in plan.rows if row.sampling is not None]
+        try:
+            with torch.inference_mode():
+                for row in plan.rows:
+                    if row.new_blocks:
+                        self._cache.assign(row.slot, row.first_block, row.new_blocks)
+                logits = self._model(self._batch(plan), self._attention)
+                return sample(logits, draws) if draws else []
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(str(error)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # torch's CPU allocator has no exception class of its own
+                raise
+            raise OutOfMemory(str(error)) from error
+
+    def _batch(self, plan: Plan) -> Batch:
+        token_ids: list[int] = []
+        positions: list[int] = []
+        sampled: list[int] = []
+        for row in plan.rows:
+            token_ids += row.token_ids
+            positions += range(row.start, row.start + len(row.token_ids))
+            if row.sampling is not None:
+                sampled.append(len(token_ids) - 1)
+        return Batch(
+            token_ids=torch.tensor(token_ids, device=self.device),
+            positions=torch.tensor(positions, device=self.device),
+            slots=tuple(row.slot for row in plan.rows),
+            starts=tuple(row.start for row in plan.rows),
+            counts=tuple(len(row.token_ids) for row in plan.rows),
+            sampled=torch.tensor(sampled, dtype=torch.int64, device=self.device),
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that works here. Raises ModelUnavailable for a device that does not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelUnavailable(f"torch device {name!r} cannot be used: {error}") from error
+    return device

@@ -1,0 +1,54 @@
+"""A sequence: the tokens of one request, and how far the engine has come with them. Torch-free."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from headrace.request import Sampling
+
+
+class SequenceState(Enum):
+    WAITING = auto()
+    """Holds nothing."""
+    RUNNING = auto()
+    """Holds a slot, and blocks for all its tokens."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence:
+    """Invariant while running: 0 ≤ computed < len(tokens) ≤ block_size · len(blocks), between steps."""
+
+    id: str
+    tokens: list[int]
+    """Known tokens: the prompt, then what was generated."""
+    prompt_length: int
+    sampling: Sampling
+    priority: int
+    """Lower is more urgent."""
+    arrival: int
+    """Breaks ties of priority: lower came earlier."""
+    computed: int = 0
+    """Known tokens whose keys and values lie in the cache. A step moves it towards len(tokens); a preemption back to 0."""
+    blocks: list[int] = field(default_factory=list)
+    """Block b holds tokens [b · block_size, (b + 1) · block_size)."""
+    slot: int | None = None
+    """Row of the runner's block table."""
+    state: SequenceState = SequenceState.WAITING
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Sorts the most urgent first."""
+        return (self.priority, self.arrival)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def max_length(self) -> int:
+        """Tokens it may come to hold."""
+        return self.prompt_length + self.sampling.max_tokens
+
+    @property
+    def lag(self) -> int:
+        """Known tokens not yet computed. 1: the next step decodes; more: it prefills."""
+        return len(self.tokens) - self.computed
