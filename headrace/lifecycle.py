@@ -4,20 +4,18 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from headrace.errors import SettingsError
+from headrace.errors import ModelUnavailable, SettingsError
 from headrace.settings import Settings, load_settings
-from headrace.supervise import EX_CONFIG
+from headrace.supervise import EX_CONFIG, ChildMisconfigured
 
 
 def configure(process: str) -> Settings:
     """Settings from the environment and logging to standard error. Exits with EX_CONFIG on a wrong setting."""
-    try:
+    with refusing(process):
         settings = load_settings()
-    except SettingsError as error:
-        refuse(process, error)
     logging.basicConfig(
         level=settings.log_level.upper(),
         format=f"%(asctime)s %(levelname)s {process}[%(process)d] %(name)s: %(message)s",
@@ -26,10 +24,14 @@ def configure(process: str) -> Settings:
     return settings
 
 
-def refuse(process: str, error: Exception) -> NoReturn:
-    """Say why the process cannot run with this configuration, and exit so that a supervisor does not try again."""
-    sys.stderr.write(f"{process}: {error}\n")
-    raise SystemExit(EX_CONFIG)
+@contextmanager
+def refusing(process: str) -> Iterator[None]:
+    """Where the process cannot run with its configuration: say why in one line, and exit so that a supervisor does not try again."""
+    try:
+        yield
+    except (SettingsError, ModelUnavailable, ChildMisconfigured) as error:
+        sys.stderr.write(f"{process}: {error}\n")
+        raise SystemExit(EX_CONFIG) from None
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

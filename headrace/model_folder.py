@@ -37,8 +37,11 @@ class ModelFolder:
         return self.path / "tokenizer.json"
 
     @classmethod
-    def read(cls, path: Path, name: str | None = None) -> "ModelFolder":
-        """Read `path`, to be shown as `name` (default: the folder's own). Raises ModelUnavailable naming what is missing or malformed."""
+    def read(cls, path: Path, name: str | None = None, *, max_context: int | None = None) -> "ModelFolder":
+        """Read `path`, to be shown as `name` (default: the folder's own), with a context of at most `max_context` tokens.
+
+        Raises ModelUnavailable naming what is missing or malformed.
+        """
         if not path.is_dir():
             raise ModelUnavailable(f"no model folder at {path}")
         if not (path / "tokenizer.json").is_file():
@@ -46,10 +49,11 @@ class ModelFolder:
         config = _read_json(path / "config.json")
         tokenizer = _read_json(path / "tokenizer_config.json", required=False)
         generation = _read_json(path / "generation_config.json", required=False)
+        own_context = _positive(config, "max_position_embeddings", path)
         return cls(
             path=path,
             name=name or path.name,
-            context_length=_positive(config, "max_position_embeddings", path),
+            context_length=min(own_context, max_context or own_context),
             vocab_size=_positive(config, "vocab_size", path),
             eos_ids=_eos_ids(generation, config, path),
             bos_token=_token_text(tokenizer.get("bos_token")),

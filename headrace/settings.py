@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     )
     model: str = Field(DEMO_MODEL, description="Served model: a Hugging Face folder, a .gguf file, or the demo model's name.")
     model_name: str | None = Field(None, description="Name clients use for it; default: the folder's or file's name.")
+    max_context: int | None = Field(
+        None, ge=16, description="Longest prompt and answer together, in tokens; default: the model's own limit."
+    )
     cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
 
@@ -64,7 +67,7 @@ class Settings(BaseSettings):
         512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."
     )
     kv_memory_mb: int = Field(1_024, ge=1, description="Memory of the KV cache; it never grows.")
-    block_size: int = Field(16, ge=1, description="Tokens per KV block.")
+    block_size: int = Field(16, ge=4, multiple_of=4, description="Tokens per KV block.")
     worker_name: str = Field(default_factory=socket.gethostname, description="Prefix of the worker ids of this host.")
 
     # Scheduler

@@ -10,8 +10,7 @@ from functools import partial
 
 import uvloop
 
-from headrace.errors import SettingsError
-from headrace.lifecycle import configure, on_stop_signal, refuse
+from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
@@ -24,7 +23,8 @@ logger = logging.getLogger("producer_api")
 
 async def run(settings: Settings) -> bool:
     """Serve until told to stop. False if the process stopped because of a fault."""
-    catalog = Catalog({settings.served_model: partial(FolderPrompter.load, settings.model, settings.cache_dir)})
+    load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context)
+    catalog = Catalog({settings.served_model: load})
     async with connect(settings) as queue:
         server = Server(create_app(queue, catalog, settings), settings)
         on_stop_signal(server.request_stop)
@@ -42,11 +42,8 @@ def main() -> None:
         stop_with_parent()
     raise_file_limit()
     quiet_cut_streams()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            ended_well = runner.run(run(settings))
-        except SettingsError as error:
-            refuse("api", error)
+    with refusing("api"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ended_well = runner.run(run(settings))
     if not ended_well:
         raise SystemExit(1)
 

@@ -52,9 +52,9 @@ class FolderPrompter:
         self._template = ChatTemplate(folder, self._tokenizer)
 
     @classmethod
-    def load(cls, model: str, cache_dir: Path) -> "FolderPrompter":
+    def load(cls, model: str, cache_dir: Path, max_context: int | None = None) -> "FolderPrompter":
         """Read the folder of `settings.model`. Raises ModelUnavailable while it is not there."""
-        return cls(ModelFolder.read(locate(model, cache_dir)))
+        return cls(ModelFolder.read(locate(model, cache_dir), max_context=max_context))
 
     @property
     def context_length(self) -> int:

@@ -9,7 +9,7 @@ import time
 from prometheus_client import start_http_server
 
 from headrace.errors import QueueUnavailable
-from headrace.lifecycle import configure, on_stop_signal
+from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.ports import Housekeeping
 from headrace.queues.connect import connect
 from headrace.settings import Settings
@@ -57,7 +57,8 @@ def main() -> None:
     settings = configure("scheduler")
     if arguments.supervised:
         stop_with_parent()
-    asyncio.run(run(settings))
+    with refusing("scheduler"):
+        asyncio.run(run(settings))
 
 
 if __name__ == "__main__":

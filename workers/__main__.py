@@ -7,11 +7,12 @@ import os
 import secrets
 import time
 
-from headrace.errors import ModelUnavailable
-from headrace.lifecycle import configure, on_stop_signal, refuse
+from headrace.errors import SettingsError
+from headrace.lifecycle import configure, on_stop_signal, refusing
+from headrace.model_folder import ModelFolder
 from headrace.queues.connect import connect
 from headrace.settings import Settings
-from headrace.supervise import ChildMisconfigured, stop_with_parent
+from headrace.supervise import stop_with_parent
 from workers.supervisor import Supervisor
 
 logger = logging.getLogger("workers")
@@ -34,6 +35,7 @@ async def run_engine(settings: Settings, name: str) -> None:
 
     started = time.monotonic()
     folder = ensure_folder(settings.model, settings.cache_dir)
+    context = ModelFolder.read(folder, max_context=settings.max_context).context_length
     engine = PagedEngine(
         EngineConfig(
             model=folder,
@@ -44,6 +46,12 @@ async def run_engine(settings: Settings, name: str) -> None:
             block_size=settings.block_size,
         )
     )
+    if (room := engine.stats().kv_tokens_total) < context:
+        # The API accepts whatever fits the context, and what it accepts must be able to run.
+        raise SettingsError(
+            f"HEADRACE_KV_MEMORY_MB={settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
+            "raise it, or lower HEADRACE_MAX_CONTEXT"
+        )
     thread = EngineThread(engine)
     await thread.warm_up()
     logger.info("engine ready on %s after %.1f s", engine.stats().device, time.monotonic() - started)
@@ -71,13 +79,11 @@ def main() -> None:
     settings = configure("worker" if arguments.role is None else "engine")
     if arguments.supervised:
         stop_with_parent()
-    try:
+    with refusing("worker"):
         if arguments.role == "engine":
             asyncio.run(run_engine(settings, arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"))
         else:
             asyncio.run(supervise(settings))
-    except (ChildMisconfigured, ModelUnavailable) as error:
-        refuse("worker", error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import annotated_types
@@ -27,10 +28,11 @@ def _shown(default: Any) -> str:
 
 
 def _allowed(annotation: Any, metadata: list[Any]) -> str:
-    choices = getattr(annotation, "__args__", ())
+    choices = [choice for choice in getattr(annotation, "__args__", ()) if choice is not NoneType]
     if choices and all(isinstance(choice, str) for choice in choices):
         return ", ".join(f"`{choice}`" for choice in choices)
     bounds = [_bound(constraint) for constraint in metadata]
+    [annotation] = choices or [annotation]
     kind = {int: "integer", float: "number", Path: "path"}.get(annotation, "text")
     return " ".join([kind, *bounds])
 
@@ -43,5 +45,7 @@ def _bound(constraint: Any) -> str:
             return f"> {bound}"
         case annotated_types.Le(le=bound):
             return f"≤ {bound}"
+        case annotated_types.MultipleOf(multiple_of=factor):
+            return f"multiple of {factor}"
         case _:
             raise TypeError(f"no words for {constraint!r}")

@@ -92,3 +92,9 @@ def test_names_for_clients() -> None:
     assert default_name(DEMO_MODEL) == DEMO_MODEL
     assert default_name("/models/llama-3.2-1b") == "llama-3.2-1b"
     assert default_name("/models/llama.Q4.gguf") == "llama.Q4"
+
+
+def test_the_context_can_be_lowered_but_not_raised(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    assert ModelFolder.read(folder, max_context=100).context_length == 100
+    assert ModelFolder.read(folder, max_context=1_000_000).context_length == 2048

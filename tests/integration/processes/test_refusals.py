@@ -1,0 +1,29 @@
+"""A process that cannot run with its configuration says why in one line and exits so that nothing starts it again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.supervise import EX_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("package", "variable", "value", "words"),
+    [
+        ("scheduler", "HEADRACE_JANITOR_SM", "500", "unknown setting HEADRACE_JANITOR_SM"),
+        ("producer_api", "HEADRACE_PORT", "many", "HEADRACE_PORT: Input should be a valid integer"),
+        ("workers", "HEADRACE_REDIS_URL", "mysql://x", "redis_url must be a redis://"),
+        ("producer_api", "HEADRACE_REDIS_URL", "redis://x:port", "redis_url must be a redis://"),
+        ("scheduler", "HEADRACE_REDIS_URL", "127.0.0.1:6379", "redis_url must be a redis://"),
+        ("workers", "HEADRACE_MODEL", "no-such-model", "no model 'no-such-model'"),
+        ("workers", "HEADRACE_KV_MEMORY_MB", "100", "less than the context of 8192"),
+    ],
+)
+def test_a_wrong_setting_is_told_and_final(demo_model: Path, package: str, variable: str, value: str, words: str) -> None:
+    ended = subprocess.run([sys.executable, "-m", package], env={**os.environ, variable: value}, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == EX_CONFIG
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
