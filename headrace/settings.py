@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     token_budget: int = Field(
         512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."
     )
+    step_timeout_s: float = Field(60.0, gt=0, description="An engine step that takes longer is taken for hung: the engine is started anew.")
     kv_memory_mb: int = Field(1_024, ge=1, description="Memory of the KV cache; it never grows.")
     block_size: int = Field(16, ge=4, multiple_of=4, description="Tokens per KV block.")
     worker_name: str = Field(default_factory=socket.gethostname, description="Prefix of the worker ids of this host.")

@@ -31,7 +31,7 @@ async def run_engine(settings: Settings, name: str) -> None:
     from workers.engine.config import EngineConfig
     from workers.engine.engine import PagedEngine
     from workers.engine_thread import EngineThread
-    from workers.worker import Timing, Worker
+    from workers.worker import EngineHung, Timing, Worker
 
     started = time.monotonic()
     folder = ensure_folder(settings.model, settings.cache_dir)
@@ -61,12 +61,18 @@ async def run_engine(settings: Settings, name: str) -> None:
             model=settings.served_model,
             queue=queue,
             engine=thread,
-            timing=Timing(lease=settings.lease_ms / 1_000),
+            timing=Timing(lease=settings.lease_ms / 1_000, step=settings.step_timeout_s),
             clock=time.monotonic,
         )
         on_stop_signal(worker.stop)
-        await worker.run()
-    thread.close()
+        try:
+            await worker.run()
+        except EngineHung as error:
+            logger.critical("%s; the process ends without its engine's thread", error)
+            logging.shutdown()
+            os._exit(1)
+        finally:
+            thread.close()
 
 
 def main() -> None:

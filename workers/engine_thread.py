@@ -38,14 +38,9 @@ class EngineThread:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _turn(self, add: Sequence[EngineRequest], abort: Sequence[str]) -> Outcome:
-        # Abort first: a job that was fenced and claimed again in the same turn is in both lists, and its new run must win.
         for request_id in abort:
             self._engine.abort(request_id)
         for request in add:
             self._engine.add(request)
-        deltas = self._engine.step(STEP_WAIT_S) if add or self._busy() else []
+        deltas = self._engine.step(STEP_WAIT_S)
         return Outcome(deltas, self._engine.capacity(), self._engine.stats())
-
-    def _busy(self) -> bool:
-        stats = self._engine.stats()
-        return stats.running + stats.waiting > 0

@@ -9,7 +9,8 @@ One turn of the loop, with the queue's work beside the engine's step so that the
 Nothing is sent to a client here: a token exists once the store has committed it. If this process dies, what step k computed was seen by
 nobody and is computed again elsewhere.
 
-Leases are renewed, and the worker's status reported, only here, once a turn at most: a hung engine stops renewing by itself.
+Leases are renewed, and the worker's status reported, only here, and for at most `Timing.step` seconds into one step: a step may take longer
+than a lease, but an engine that hangs does not keep its jobs.
 """
 
 import asyncio
@@ -38,6 +39,8 @@ LANES = (Lane.INTERACTIVE, Lane.STANDARD, Lane.BATCH)
 CLAIM_AT_MOST = 32
 """Jobs per claim call: bounds the size of its reply."""
 LOG_PAGE = 1_000
+UNFITTING = Capacity(1, 2**31)
+"""A claim for one job of any size."""
 SUSPECT_DELAY_S = 1.0
 """How long a job waits that was given back because its log and its count disagree."""
 
@@ -47,6 +50,8 @@ class Timing:
     """Seconds. The defaults suit a lease of 5 s."""
 
     lease: float = 5.0
+    step: float = 60.0
+    """A step that takes longer will never end."""
     idle: float = 0.5
     """Longest wait for a doorbell: the price of a lost one."""
     retry_first: float = 0.05
@@ -59,6 +64,10 @@ class Timing:
     @property
     def lease_ms(self) -> int:
         return int(self.lease * 1_000)
+
+
+class EngineHung(Exception):
+    """A step did not end in time. Its thread cannot be stopped: the process must go."""
 
 
 @dataclass(slots=True)
@@ -109,6 +118,7 @@ class Worker:
         self._timing = timing
         self._clock = clock
         self._runs: dict[str, Holding] = {}
+        self._uncertain: list[Holding] = []
         self._orders = Orders()
         self._capacity = Capacity(0, 0)
         self._renew_at = 0.0
@@ -119,7 +129,7 @@ class Worker:
         self._stop.set()
 
     async def run(self) -> None:
-        """Raises whatever the engine raises: the process should end then, and its supervisor starts another."""
+        """Raises EngineHung, and whatever the engine raises: the process should end then, and its supervisor starts another."""
         async with AsyncExitStack() as stack:
             bell = await self._persist(lambda: stack.enter_async_context(self._queue.work_doorbell()))
             if bell is None:
@@ -136,8 +146,7 @@ class Worker:
                 turn = asyncio.ensure_future(self._engine.turn(orders.add, orders.abort))
                 self._capacity = room_left(self._capacity, orders.add)
                 await self._account(outcome)
-                await self._heartbeat(outcome)
-                await self._claim_until(turn, bell)
+                await self._while_computing(turn, outcome, bell)
                 outcome = await turn
             await self._drain(outcome)
 
@@ -145,19 +154,24 @@ class Worker:
 
     async def _wait_for_work(self, bell: Doorbell) -> None:
         """Claim, or sleep until there may be something to claim."""
-        if await self._claim():
+        # What does not fit an idle engine fits none: it is taken all the same, for the engine to refuse it and the queue to move on.
+        if await self._claim() or await self._claim(UNFITTING):
             return
         ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
         stopping = asyncio.ensure_future(self._stop.wait())
         await _first(ringing, stopping)
         await _cancelled(ringing, stopping)
 
-    async def _claim_until(self, turn: "asyncio.Future[Outcome]", bell: Doorbell) -> None:
-        """While the engine computes: claim what it will have room for, and again whenever the doorbell rings.
+    async def _while_computing(self, turn: "asyncio.Future[Outcome]", outcome: Outcome, bell: Doorbell) -> None:
+        """Keep the leases, and claim what the engine will have room for, again whenever the doorbell rings.
 
-        Without this a request that arrives in the middle of a step would wait for the end of the next one.
+        A request that arrives in the middle of a step would otherwise wait for the end of the next one. Raises EngineHung.
         """
+        give_up_at = self._clock() + self._timing.step
         while not turn.done() and not self._stop.is_set():
+            if self._clock() >= give_up_at:
+                raise EngineHung(f"a step has not ended after {self._timing.step:.0f} s")
+            await self._heartbeat(outcome)
             if await self._claim():
                 continue
             ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
@@ -171,9 +185,9 @@ class Worker:
         if any(holding.request.id in rung for holding in self._runs.values()):
             self._renew_at = 0.0
 
-    async def _claim(self) -> bool:
-        """One claim call for what the engine still has room for. True if it brought a job."""
-        room = room_left(self._capacity, self._orders.add)
+    async def _claim(self, room: Capacity | None = None) -> bool:
+        """One claim call for `room`, by default what the engine still has. True if it brought a job."""
+        room = room or room_left(self._capacity, self._orders.add)
         if room.requests <= 0 or room.tokens <= 0:
             return False
         call = partial(
@@ -195,6 +209,8 @@ class Worker:
         holding = Holding(claim.request, claim.epoch, claim.committed)
         self._runs[holding.run_id] = holding
         committed_ids = await self._committed_ids(holding)
+        if committed_ids is None:
+            return  # the drain gives it back
         if len(committed_ids) != claim.committed:
             # A log that contradicts its count must not be continued on a guess.
             logger.error("job %s: its log holds %d tokens, its count says %d", claim.request.id, len(committed_ids), claim.committed)
@@ -210,12 +226,14 @@ class Worker:
             )
         )
 
-    async def _committed_ids(self, holding: Holding) -> tuple[int, ...]:
-        """What earlier runs have already given to the client: generation goes on behind it."""
+    async def _committed_ids(self, holding: Holding) -> tuple[int, ...] | None:
+        """What earlier runs have already given to the client: generation goes on behind it. None if a drain cut the reading short."""
         ids: list[int] = []
         after = START
         while len(ids) < holding.committed:
             page = await self._persist(partial(self._queue.read_log, holding.request.tenant, holding.request.id, after, LOG_PAGE))
+            if page is None:
+                return None
             if not page:
                 break
             after = page[-1].position
@@ -239,6 +257,8 @@ class Worker:
         ]
         verdicts = await self._persist(partial(self._queue.append, appends))
         if verdicts is None:
+            # A drain does not wait for the store. Whether these tokens are in the log is unknown, so nothing may be written behind them.
+            self._uncertain += [self._runs.pop(holding.run_id) for holding in holdings]
             return
         for holding, append, verdict in zip(holdings, appends, verdicts, strict=True):
             if verdict in (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE):
@@ -287,7 +307,7 @@ class Worker:
         await self._give_back(broken, delay=SUSPECT_DELAY_S)
 
     async def _heartbeat(self, outcome: Outcome) -> None:
-        """Renew every lease and report, when due. Called from the step loop only: see the module's docstring."""
+        """Renew every lease and report, when due."""
         now = self._clock()
         if now < self._renew_at:
             return
@@ -321,12 +341,13 @@ class Worker:
             return
         await self._persist(partial(self._queue.release, [holding.held for holding in holdings], int(delay * 1_000)))
         for holding in holdings:
-            del self._runs[holding.run_id]
+            self._runs.pop(holding.run_id, None)
 
     async def _drain(self, outcome: Outcome) -> None:
         await self._account(outcome)
-        logger.info("draining: %d jobs go back to the queue", len(self._runs))
-        await self._give_back(list(self._runs.values()), delay=0.0)
+        holdings = [*self._runs.values(), *self._uncertain]
+        logger.info("draining: %d jobs go back to the queue", len(holdings))
+        await self._give_back(holdings, delay=0.0)
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Repeat an idempotent call until the store answers; the engine waits meanwhile, so nothing piles up.

@@ -33,6 +33,8 @@ class PagedEngine:
         self._outputs: dict[str, Output] = {}
         self._early: list[Delta] = []
         """Deltas that need no step; the next one returns them."""
+        self._process = psutil.Process()
+        self._machine_memory = psutil.virtual_memory().total
         self._arrivals = 0
         self._steps = 0
         self._preemptions = 0
@@ -93,7 +95,7 @@ class PagedEngine:
         return Capacity(requests=self._planner.free_slots, tokens=self._planner.free_tokens)
 
     def stats(self) -> EngineStats:
-        used, total = _memory(self._runner.device)
+        used, total = self._memory()
         return EngineStats(
             device=str(self._runner.device),
             memory_used=used,
@@ -105,6 +107,16 @@ class PagedEngine:
             steps=self._steps,
             preemptions=self._preemptions,
         )
+
+    def _memory(self) -> tuple[int, int]:
+        """Bytes used and there are: of the process on a CPU, of the device elsewhere."""
+        device = self._runner.device
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            return total - free, total
+        if device.type == "mps":
+            return torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory()
+        return self._process.memory_info().rss, self._machine_memory
 
     def _problem(self, request: EngineRequest) -> str | None:
         """Why the request can never run, if so."""
@@ -148,13 +160,3 @@ class PagedEngine:
     def _forget(self, request_id: str) -> None:
         del self._outputs[request_id]
         self._planner.remove(request_id)
-
-
-def _memory(device: torch.device) -> tuple[int, int]:
-    """Bytes used and there are: of the process on a CPU, of the device elsewhere."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return total - free, total
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory()
-    return psutil.Process().memory_info().rss, psutil.virtual_memory().total

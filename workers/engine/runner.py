@@ -60,11 +60,13 @@ class Runner:
         Running a plan again is harmless: it writes the same keys and values to the same places.
         """
         draws = [Draw(row.sampling, row.position) for row in plan.rows if row.sampling is not None]
+        with torch.inference_mode():
+            # Not under `try`: a plan made again does not name these blocks again, so a failure here is the engine's.
+            for row in plan.rows:
+                if row.new_blocks:
+                    self._cache.assign(row.slot, row.first_block, row.new_blocks)
         try:
             with torch.inference_mode():
-                for row in plan.rows:
-                    if row.new_blocks:
-                        self._cache.assign(row.slot, row.first_block, row.new_blocks)
                 logits = self._model(self._batch(plan), self._attention)
                 return sample(logits, draws) if draws else []
         except (torch.OutOfMemoryError, MemoryError) as error:

@@ -1,8 +1,10 @@
 """The worker loop against the in-memory queue and an engine whose tokens are known."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from headrace.testing.eventually import eventually
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest
-from workers.worker import Timing, Worker
+from workers.worker import EngineHung, Timing, Worker
 
 MODEL = "test-model"
 
@@ -35,7 +37,7 @@ class GatedEngine(ScriptedEngine):
         super().add(request)
 
     def step(self, timeout: float) -> list[Delta]:
-        if self.allowed == 0:
+        if self.allowed == 0 or not self._runs:
             return []
         self.allowed -= 1
         return super().step(timeout)
@@ -242,6 +244,83 @@ async def test_lost_answers_double_nothing() -> None:
     for request in requests:
         assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, 6)
     assert sorted(entry.job_id for entry in queue.outbox) == sorted(request.id for request in requests)
+
+
+class CutQueue(MemoryQueue):
+    """One call to append does not reach the store, in the moment in which the worker is told to stop."""
+
+    draining: Worker | None = None
+
+    async def append(self, appends: Any) -> Any:
+        if self.draining is not None:
+            self.draining.stop()
+            self.draining = None
+            raise QueueUnavailable("cut before it was sent")
+        return await super().append(appends)
+
+
+async def test_a_drain_that_loses_the_store_for_one_call_loses_no_token() -> None:
+    """The tokens of that call are nowhere; those of the next step must not take their place, nor may the job be finished without them."""
+    for max_tokens in (4, 10):  # the lost step is the last one, or is not
+        queue, request = CutQueue(), make_request(max_tokens=max_tokens)
+        await queue.accept(make_submission(request))
+        engine = GatedEngine()
+        engine.allowed = 3
+        async with working(queue, engine) as worker:
+            await eventually(partial(_committed, queue, request, 3))
+            queue.draining = worker
+            engine.allowed = 2
+            await eventually(partial(_cut, queue))
+        async with working(queue, ScriptedEngine(), name="w2"):
+            await ended(queue, request)
+        assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, max_tokens)
+
+
+async def _cut(queue: CutQueue) -> bool:
+    return queue.draining is None
+
+
+class HangingEngine(ScriptedEngine):
+    """Its second step ends only when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def step(self, timeout: float) -> list[Delta]:
+        if self._runs and self.stats().steps:
+            self.released.wait(10)
+        return super().step(timeout)
+
+
+async def test_a_step_may_outlast_the_lease_but_not_the_step_timeout() -> None:
+    queue, request = MemoryQueue(), make_request()
+    await queue.accept(make_submission(request))
+    thread = EngineThread(engine := HangingEngine())
+    timing = Timing(lease=0.05, step=0.4, idle=0.01)
+    worker = Worker(name="w", model=MODEL, queue=queue, engine=thread, timing=timing, clock=asyncio.get_running_loop().time)
+    running = asyncio.ensure_future(worker.run())
+
+    async def reaped() -> int:
+        return 0 if running.done() else await queue.reap_expired(10)
+
+    await eventually(partial(_running, queue, request))
+    while not running.done():
+        assert not await reaped()
+        await asyncio.sleep(0)
+    with pytest.raises(EngineHung):
+        await running
+    engine.released.set()
+    thread.close()
+
+
+async def test_a_job_that_fits_no_engine_does_not_block_the_queue() -> None:
+    queue = MemoryQueue()
+    large, small = make_request(prompt_ids=range(1, 500), max_tokens=3), make_request(max_tokens=3)
+    for request in (large, small):
+        await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine(max_tokens=100)):
+        assert (await ended(queue, small)).state is State.DONE
 
 
 async def test_a_log_that_contradicts_its_count_is_not_continued() -> None:
