@@ -86,9 +86,11 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) ->
                     if "error" in chunk:
                         raise StreamFailed(chunk["error"]["message"])
                     yield chunk
+            why: object = "it ended the stream before its end"
         except (httpx.TransportError, _Unavailable) as error:
-            if time.monotonic() > give_up_at:
-                raise StreamFailed(f"the server stayed away for {PATIENCE_S:.0f} s: {error}") from error
+            why = error
+        if time.monotonic() > give_up_at:
+            raise StreamFailed(f"no event for {PATIENCE_S:.0f} s: {why}")
         time.sleep(_RETRY_S)
 
 
@@ -97,8 +99,15 @@ class _Unavailable(Exception):
 
 
 def _refuse_error(response: httpx.Response) -> None:
+    """Ours come in the envelope; a proxy in between answers as it likes."""
+    if response.is_server_error:
+        raise _Unavailable(f"status {response.status_code}")
+    if response.status_code == 204:
+        raise StreamFailed("the job has no more events")
     if response.is_error:
         response.read()
-        if response.status_code == 503:
-            raise _Unavailable(response.text)
-        raise StreamFailed(response.json()["error"]["message"])
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"status {response.status_code}"
+        raise StreamFailed(message)

@@ -136,7 +136,7 @@ class JobQueue(Protocol):
     def shards(self) -> int: ...
 
     async def ping(self) -> None:
-        """Raises QueueUnavailable unless the store takes writes."""
+        """Raises QueueUnavailable or QueueFull unless the store takes new work."""
         ...
 
     async def accept(self, submission: Submission) -> Accepted:

@@ -29,8 +29,8 @@ from producer_api.services import Services
 
 JOBS = "/v1/jobs"
 
-OFF_LOOP_BYTES = 65_536
-"""Bodies from this size on are parsed and tokenized in a thread: megabytes of text take a second, and every stream would stall."""
+OFF_LOOP_BYTES = 16_384
+"""Bodies from this size on are parsed and tokenized in a thread: text takes half a second per megabyte, and every stream would stall."""
 
 _REPEAT_AFTER_S = 0.1
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -91,9 +91,12 @@ def _endpoint(path: str, body: dict[str, Any]) -> Endpoint:
 
 
 def _prompt_ids(body: ChatBody | CompletionBody, prompter: Prompter) -> tuple[int, ...]:
+    """Raises InvalidRequest, and ContextLengthExceeded for text so long that it need not be encoded to know."""
     if isinstance(body, ChatBody):
+        _refuse_endless("messages", sum(len(message.content) for message in body.messages), prompter)
         return prompter.chat([{"role": message.role, "content": message.content} for message in body.messages])
     if isinstance(body.prompt, str):
+        _refuse_endless("prompt", len(body.prompt), prompter)
         ids = prompter.text(body.prompt)
         if not ids:
             raise InvalidRequest("'prompt' must not be empty: it has no token.", param="prompt")
@@ -102,6 +105,13 @@ def _prompt_ids(body: ChatBody | CompletionBody, prompter: Prompter) -> tuple[in
         if not 0 <= token < prompter.vocab_size:
             raise InvalidRequest(f"'prompt[{index}]' must be a token id from 0 to {prompter.vocab_size - 1}, got {token}.", param="prompt")
     return body.prompt
+
+
+def _refuse_endless(param: str, characters: int, prompter: Prompter) -> None:
+    if (least := prompter.least_tokens(characters)) >= prompter.context_length:
+        raise ContextLengthExceeded(
+            f"The model's context is {prompter.context_length} tokens, but '{param}' alone has at least {least}.", param=param
+        )
 
 
 def _max_tokens(prompt: int, asked: int | None, context: int, prompt_param: str) -> int:

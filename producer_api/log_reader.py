@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from types import TracebackType
 
 from headrace.cursor import LogPosition
@@ -17,6 +18,9 @@ from headrace.errors import QueueUnavailable
 from headrace.ports import Doorbell, JobQueue, LogEntry
 
 logger = logging.getLogger(__name__)
+
+LOGS_PER_READ = 64
+"""Logs read in one call: when a restarted process reads hundreds of long ones, the event loop comes round between the calls."""
 
 BATCH = 256
 """Entries read of one log at once, hence held for one stream."""
@@ -177,7 +181,7 @@ class LogReader:
                 await asyncio.sleep(backoff)
 
     async def _read_due(self) -> None:
-        ready = [one for one in self._due if one.has_room]
+        ready = list(islice((one for one in self._due if one.has_room), LOGS_PER_READ))
         # Before the read: what rings during it may not be in its answer and counts for the next one.
         self._due.difference_update(ready)
         try:

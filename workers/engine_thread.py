@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from headrace.request import Lane
 from workers.ports import Capacity, Delta, Engine, EngineRequest, EngineStats
+
+MOST_URGENT, LEAST_URGENT = 0, len(Lane) - 1
+"""A lane's place in the order of lanes is the priority of its requests."""
 
 STEP_WAIT_S = 0.05
 """How long an engine that computes elsewhere may wait for something to arrive."""
@@ -17,6 +21,9 @@ class Outcome:
 
     deltas: list[Delta]
     capacity: Capacity
+    """For requests of the least urgent lane."""
+    urgent: Capacity
+    """For those of the most urgent one."""
     stats: EngineStats
 
 
@@ -43,4 +50,4 @@ class EngineThread:
         for request in add:
             self._engine.add(request)
         deltas = self._engine.step(STEP_WAIT_S)
-        return Outcome(deltas, self._engine.capacity(), self._engine.stats())
+        return Outcome(deltas, self._engine.capacity(LEAST_URGENT), self._engine.capacity(MOST_URGENT), self._engine.stats())

@@ -120,7 +120,7 @@ class Worker:
         self._runs: dict[str, Holding] = {}
         self._uncertain: list[Holding] = []
         self._orders = Orders()
-        self._capacity = Capacity(0, 0)
+        self._rooms = (Capacity(0, 0), Capacity(0, 0))
         self._renew_at = 0.0
         self._stop = asyncio.Event()
 
@@ -136,7 +136,7 @@ class Worker:
                 return
             outcome = await self._engine.turn([], [])
             while not self._stop.is_set():
-                self._capacity = outcome.capacity
+                self._rooms = (outcome.capacity, outcome.urgent)
                 if not self._runs and not self._orders.abort:
                     await self._heartbeat(outcome)
                     await self._wait_for_work(bell)
@@ -144,7 +144,7 @@ class Worker:
                         continue
                 orders, self._orders = self._orders, Orders()
                 turn = asyncio.ensure_future(self._engine.turn(orders.add, orders.abort))
-                self._capacity = room_left(self._capacity, orders.add)
+                self._rooms = (room_left(outcome.capacity, orders.add), room_left(outcome.urgent, orders.add))
                 await self._account(outcome)
                 await self._while_computing(turn, outcome, bell)
                 outcome = await turn
@@ -155,7 +155,7 @@ class Worker:
     async def _wait_for_work(self, bell: Doorbell) -> None:
         """Claim, or sleep until there may be something to claim."""
         # What does not fit an idle engine fits none: it is taken all the same, for the engine to refuse it and the queue to move on.
-        if await self._claim() or await self._claim(UNFITTING):
+        if await self._claim() or await self._claim_for(UNFITTING, LANES):
             return
         ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -185,9 +185,12 @@ class Worker:
         if any(holding.request.id in rung for holding in self._runs.values()):
             self._renew_at = 0.0
 
-    async def _claim(self, room: Capacity | None = None) -> bool:
-        """One claim call for `room`, by default what the engine still has. True if it brought a job."""
-        room = room or room_left(self._capacity, self._orders.add)
+    async def _claim(self) -> bool:
+        """Claim what the engine still has room for; of the most urgent lane also what it would make room for. True if that brought a job."""
+        room, urgent = (room_left(capacity, self._orders.add) for capacity in self._rooms)
+        return await self._claim_for(room, LANES) or (urgent != room and await self._claim_for(urgent, LANES[:1]))
+
+    async def _claim_for(self, room: Capacity, lanes: Sequence[Lane]) -> bool:
         if room.requests <= 0 or room.tokens <= 0:
             return False
         call = partial(
@@ -195,7 +198,7 @@ class Worker:
             worker=self._name,
             nonce=secrets.token_hex(8),
             models=(self._model,),
-            lanes=LANES,
+            lanes=lanes,
             max_jobs=min(room.requests, CLAIM_AT_MOST),
             max_tokens=room.tokens,
             lease_ms=self._timing.lease_ms,
@@ -301,7 +304,7 @@ class Worker:
                 logger.error("job %s: the log does not stand where this run left it", holding.request.id)
                 broken.append(holding)
             else:
-                logger.info("job %s: fenced at epoch %d", holding.request.id, holding.epoch)
+                logger.warning("job %s: fenced at epoch %d", holding.request.id, holding.epoch)
                 del self._runs[holding.run_id]
         await self._end(ended)
         await self._give_back(broken, delay=SUSPECT_DELAY_S)
@@ -336,18 +339,22 @@ class Worker:
 
     # ---- give back
 
-    async def _give_back(self, holdings: Sequence[Holding], delay: float) -> None:
+    async def _give_back(self, holdings: Sequence[Holding], delay: float) -> bool:
+        """False if a drain could not tell the store."""
         if not holdings:
-            return
-        await self._persist(partial(self._queue.release, [holding.held for holding in holdings], int(delay * 1_000)))
+            return True
+        verdicts = await self._persist(partial(self._queue.release, [holding.held for holding in holdings], int(delay * 1_000)))
         for holding in holdings:
             self._runs.pop(holding.run_id, None)
+        return verdicts is not None
 
     async def _drain(self, outcome: Outcome) -> None:
         await self._account(outcome)
         holdings = [*self._runs.values(), *self._uncertain]
-        logger.info("draining: %d jobs go back to the queue", len(holdings))
-        await self._give_back(holdings, delay=0.0)
+        if await self._give_back(holdings, delay=0.0):
+            logger.info("drained: %d jobs went back to the queue", len(holdings))
+        else:
+            logger.warning("drained without the state store: %d jobs go back when their leases run out", len(holdings))
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Repeat an idempotent call until the store answers; the engine waits meanwhile, so nothing piles up.
@@ -362,7 +369,8 @@ class Worker:
                 if self._stop.is_set():
                     logger.warning("gave up on the state store while draining: %s", error)
                     return None
-                logger.warning("state store unreachable, trying again in %.2f s: %s", delay, error)
+                # Said once an outage: it may last.
+                logger.log(logging.WARNING if delay == self._timing.retry_first else logging.DEBUG, "state store unreachable: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
             delay = min(delay * 2, self._timing.retry_longest)

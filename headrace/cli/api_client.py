@@ -11,6 +11,9 @@ from rich.console import Console
 from headrace.errors import SettingsError
 from headrace.settings import load_settings
 
+SILENCE_S = 60.0
+"""The server pings an idle stream far more often: a longer silence is a dead connection."""
+
 Url = Annotated[str | None, typer.Option(help="Where the API is; default: HEADRACE_API_URL or http://127.0.0.1:8000.")]
 
 
@@ -19,7 +22,7 @@ def api(url: str | None) -> Iterator[httpx.Client]:
     """A client of the API. Every way it can fail ends the command with one line and exit code 1."""
     try:
         base_url = url or load_settings().api_url
-        with httpx.Client(base_url=base_url, timeout=httpx.Timeout(10.0, read=None)) as client:
+        with httpx.Client(base_url=base_url, timeout=httpx.Timeout(10.0, read=SILENCE_S)) as client:
             yield client
     except httpx.TransportError as error:
         raise fail(f"no answer from {base_url} ({error}); is `headrace up` running?") from None
@@ -38,5 +41,6 @@ def checked(response: httpx.Response) -> Any:
 
 
 def fail(message: str) -> typer.Exit:
+    """Say it on standard error; raise what is returned."""
     Console(stderr=True).print(f"headrace: {message}", style="red", highlight=False, soft_wrap=True)
     return typer.Exit(1)

@@ -19,7 +19,10 @@ def chat(
     """Talk to the model. An answer goes on where it was when the connection, the server or the engine is lost."""
     console = Console(highlight=False, soft_wrap=True)
     with api(url) as client:
-        model = checked(client.get("/v1/models"))["data"][0]["id"]
+        models = checked(client.get("/v1/models"))["data"]
+        if not models:
+            raise fail("no model is loaded yet; /ready says why")
+        model = models[0]["id"]
         options: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
         if prompt is not None:
             _answer(console, client, options, [{"role": "user", "content": prompt}])

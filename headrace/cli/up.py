@@ -28,16 +28,14 @@ from headrace.errors import HeadraceError
 from headrace.lifecycle import on_stop_signal
 from headrace.supervise import Supervised
 
-READY_WITHIN_S = 120.0
+STILL_STARTING_S = 60.0
+"""A large model takes minutes to convert or load: say so, and wait on."""
 READY_POLL_S = 0.1
 STORE_WATCH_S = 0.1
+STORE_RETRY_S = 2.0
 
 #: Stopped in this order; seconds each may take.
 STOP_ORDER = (("producer_api", 12.0), ("workers", 12.0), ("scheduler", 5.0))
-
-
-class NotReady(HeadraceError):
-    """The tree did not become ready in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,8 @@ class Plan:
     port: int
     data_dir: Path
     redis_url: str | None
+    model: str
+    """The name it is served under."""
     environ: Mapping[str, str]
 
     @property
@@ -68,7 +68,7 @@ async def up(plan: Plan, console: Console) -> None:
     async with AsyncExitStack() as stack:
         redis_url = plan.redis_url
         if redis_url is None:
-            redis_url = await stack.enter_async_context(_embedded(plan.data_dir / "valkey"))
+            redis_url = await stack.enter_async_context(_embedded(plan.data_dir / "valkey", console))
         children = _children(plan, redis_url)
         runs = [asyncio.ensure_future(child.run()) for child in children.values()]
         try:
@@ -106,11 +106,11 @@ def _command(package: str) -> Callable[[int], list[str]]:
 
 
 @asynccontextmanager
-async def _embedded(folder: Path) -> AsyncIterator[str]:
+async def _embedded(folder: Path, console: Console) -> AsyncIterator[str]:
     """An embedded Valkey that is started again, on the same folder and address, whenever it dies."""
     server = EmbeddedValkey(folder)
     await asyncio.to_thread(server.start)
-    watch = asyncio.ensure_future(_keep_alive(server))
+    watch = asyncio.ensure_future(_keep_alive(server, console))
     try:
         yield server.url
     finally:
@@ -119,11 +119,16 @@ async def _embedded(folder: Path) -> AsyncIterator[str]:
         await asyncio.to_thread(server.stop)
 
 
-async def _keep_alive(server: EmbeddedValkey) -> None:
+async def _keep_alive(server: EmbeddedValkey, console: Console) -> None:
+    """A start that fails (a full disk, say) is tried again for as long as the tree lives: everything else waits for the store too."""
     while True:
         await asyncio.sleep(STORE_WATCH_S)
         if server.process.poll() is not None:
-            await asyncio.to_thread(server.start)
+            try:
+                await asyncio.to_thread(server.start)
+            except HeadraceError as error:
+                console.print(f"The embedded store cannot be started again yet: {error}", style="red", highlight=False)
+                await asyncio.sleep(STORE_RETRY_S)
 
 
 async def _announce(plan: Plan, console: Console) -> None:
@@ -131,15 +136,15 @@ async def _announce(plan: Plan, console: Console) -> None:
     started = time.monotonic()
     with console.status("starting …") as status:
         async with httpx.AsyncClient(base_url=plan.url, timeout=2.0) as client:
+            told_at = started
             while (waiting_for := await _waiting_for(client)) is not None:
-                if time.monotonic() - started > READY_WITHIN_S:
-                    raise NotReady(f"not ready after {READY_WITHIN_S:.0f} s: {waiting_for}; see {plan.logs}")
+                if time.monotonic() - told_at > STILL_STARTING_S:
+                    told_at = time.monotonic()
+                    console.print(f"Still starting after {told_at - started:.0f} s: {waiting_for}. Logs: {plan.logs}", soft_wrap=True)
                 status.update(f"starting: {waiting_for}")
                 await asyncio.sleep(READY_POLL_S)
-            model = (await client.get("/v1/models")).json()["data"][0]["id"]
-    console.print(
-        f"Headrace is ready: {plan.url}/v1 · model {model} · data {plan.data_dir} · {time.monotonic() - started:.1f} s", soft_wrap=True
-    )
+    took = time.monotonic() - started
+    console.print(f"Headrace is ready: {plan.url}/v1 · model {plan.model} · data {plan.data_dir} · {took:.1f} s", soft_wrap=True)
     await asyncio.Event().wait()
 
 

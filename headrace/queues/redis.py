@@ -3,6 +3,7 @@
 One function of `functions.lua` per transition; one round trip for a call, however many jobs it is about.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,6 +14,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from headrace.cursor import LogPosition
+from headrace.errors import SchemaUnknown
 from headrace.ids import is_job_id, shard_of
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
@@ -23,6 +25,11 @@ from headrace.request import Lane, decode_request, encode_request
 from headrace.state import State
 
 WAKE, WORK = "headrace:wake", "headrace:work"
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_DELAY_MS = 5_000
+"""How long a job waits that this version cannot read."""
 
 _STATUS = TypeAdapter(WorkerStatus)
 
@@ -149,14 +156,22 @@ class RedisQueue:
         self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
     ) -> list[Claim]:
         claims: list[Claim] = []
+        unknown: list[Held] = []
         for shard, lanes_there, nonce_there in await self._walk(worker, nonce, models, lanes):
             budget = (lease_ms, max_jobs - len(claims), max_tokens)
             stuck, taken = await self._call(shard, "claim", worker, nonce_there, *budget, len(models), *models, *lanes_there)
-            for epoch, committed, body in taken:
-                claims.append(Claim(request=decode_request(body), epoch=epoch, committed=committed))
-                max_tokens -= len(claims[-1].request.prompt_ids) + committed
+            for job_id, epoch, committed, body in taken:
+                try:
+                    claims.append(Claim(request=decode_request(body), epoch=epoch, committed=committed))
+                except SchemaUnknown as error:
+                    logger.error("job %s goes back to wait for a newer worker: %s", job_id.decode(), error)
+                    unknown.append(Held(job_id.decode(), epoch))
+                else:
+                    max_tokens -= len(claims[-1].request.prompt_ids) + committed
             if stuck or len(claims) >= max_jobs:
                 break
+        if unknown:
+            await self.release(unknown, UNKNOWN_DELAY_MS)
         return claims
 
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:

@@ -29,7 +29,7 @@ local function lease(P, id, at, worker, epoch, n, t, lease_ms)
 end
 
 local function claimed(P, id, epoch, n)
-  return {tonumber(epoch), n, redis.call('GET', P .. 'body:' .. id)}
+  return {id, tonumber(epoch), n, redis.call('GET', P .. 'body:' .. id)}
 end
 
 -- The next job of a ward with its tokens, or nil when the ward is empty.
@@ -61,7 +61,7 @@ local function take(P, t, lane, model, want, out, record)
   return true
 end
 
--- worker nonce lease_ms max_jobs max_tokens #models model... lane... -> {1 if a job did not fit, {{epoch, n, body}...}}
+-- worker nonce lease_ms max_jobs max_tokens #models model... lane... -> {1 if a job did not fit, {{id, epoch, n, body}...}}
 local function claim(K, A)
   local P, t, out = K[1], now_ms(), {}
   local record = P .. 'claim:' .. pair(A[1], A[2])

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from headrace.errors import QueueUnavailable
+from headrace.errors import QueueFull, QueueUnavailable
 from producer_api.envelope import json_response
 from producer_api.services import Served
 
@@ -50,8 +50,11 @@ async def ready(services: Served) -> Response:
         reasons.append("shutting down")
     if services.broken:
         reasons.append("the log reader stopped")
-    if await _or_none(_pinged(services.queue.ping())) is None:
-        reasons.append("queue unreachable")
+    try:
+        if await _or_none(_pinged(services.queue.ping())) is None:
+            reasons.append("queue unreachable")
+    except QueueFull as error:
+        reasons.append(str(error))
     return json_response({"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}, 503 if reasons else 200)
 
 

@@ -245,7 +245,8 @@ class TestRefusedWrites:
         await raw.config_set("maxmemory", 1)
         with pytest.raises(QueueFull, match="memory limit"):
             await queue.accept(submission())
-        await queue.ping()
+        with pytest.raises(QueueFull):
+            await queue.ping()
         assert await queue.append([append(done), append(waiting)]) == [Verdict.OK, Verdict.OK]
         assert await queue.renew([Held(done, 1)], 1_000) == [Verdict.OK]
         assert await queue.finish([finish(done, 1)]) == [Verdict.OK]
@@ -260,6 +261,16 @@ class TestRefusedWrites:
         assert (await queue.get("alice", done)).state in TERMINAL
         await raw.config_set("maxmemory", 0)
         await queue.accept(submission())
+
+    async def test_a_request_of_an_unknown_version_is_left_alone(self, queue: RedisQueue, raw: Any) -> None:
+        new, known = submission(), submission()
+        for one in (new, known):
+            await queue.accept(one)
+        body = await raw.get(f"headrace:{{00}}:body:{new.request.id}")
+        await raw.set(f"headrace:{{00}}:body:{new.request.id}", body.replace(b'"v":1', b'"v":2'))
+        assert [job_id for job_id, _ in await claim(queue)] == [known.request.id]
+        await raw.set(f"headrace:{{00}}:body:{new.request.id}", body)
+        assert (await queue.get(new.request.tenant, new.request.id)).state is State.DELAYED
 
     async def test_a_replica_takes_no_writes(self, queue: RedisQueue, raw: Any) -> None:
         job_id = await running(queue)

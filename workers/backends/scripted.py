@@ -56,7 +56,8 @@ class ScriptedEngine:
                 del self._runs[delta.request_id]
         return deltas
 
-    def capacity(self) -> Capacity:
+    def capacity(self, priority: int) -> Capacity:
+        """Nobody yields."""
         return Capacity(self._max_running - len(self._runs), self._max_tokens - self._tokens())
 
     def stats(self) -> EngineStats:

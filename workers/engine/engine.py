@@ -91,8 +91,9 @@ class PagedEngine:
             return [*early, self._sacrifice(plan, error)]
         return early + self._account(plan, tokens)
 
-    def capacity(self) -> Capacity:
-        return Capacity(requests=self._planner.free_slots, tokens=self._planner.free_tokens)
+    def capacity(self, priority: int) -> Capacity:
+        slots, tokens = self._planner.room(priority)
+        return Capacity(requests=slots, tokens=tokens)
 
     def stats(self) -> EngineStats:
         used, total = self._memory()

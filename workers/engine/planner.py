@@ -68,16 +68,16 @@ class Planner:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    @property
-    def free_slots(self) -> int:
-        """Slots that neither a running nor a waiting sequence will take."""
-        return max(0, len(self._free_slots) - len(self._waiting))
-
-    @property
-    def free_tokens(self) -> int:
-        """Prompt tokens there is room for, behind the waiting sequences and with a block for each running one to grow into."""
-        waiting = sum(self._blocks_for(len(sequence.tokens)) for sequence in self._waiting)
-        return max(0, self._pool.free - waiting - len(self._running)) * self._block_size
+    def room(self, priority: int) -> tuple[int, int]:
+        """Slots, and prompt tokens, for new sequences of `priority`: what is free, and what running ones of a lesser priority would yield;
+        without what waiting ones come first for, and a block for each running one to grow into.
+        """
+        yielding = [sequence for sequence in self._running if sequence.priority > priority]
+        before = [sequence for sequence in self._waiting if sequence.priority <= priority]
+        slots = len(self._free_slots) + len(yielding) - len(before)
+        blocks = self._pool.free + sum(len(sequence.blocks) for sequence in yielding)
+        blocks -= sum(self._blocks_for(len(sequence.tokens)) for sequence in before) + len(self._running) - len(yielding)
+        return max(0, slots), max(0, blocks) * self._block_size
 
     @property
     def used_tokens(self) -> int:

@@ -138,15 +138,15 @@ def test_an_aborted_request_gives_everything_back_and_says_nothing(engine: Paged
 
 
 def test_capacity_counts_slots_and_tokens(engine: PagedEngine) -> None:
-    before = engine.capacity()
+    before = engine.capacity(2)
     assert (before.requests, before.tokens) == (4, engine.stats().kv_tokens_total)
     engine.add(ask())
-    assert engine.capacity().requests == 3
-    assert engine.capacity().tokens == before.tokens - 8
+    assert engine.capacity(2).requests == 3
+    assert engine.capacity(2).tokens == before.tokens - 8
     engine.step(0)
-    assert engine.capacity().tokens == before.tokens - 16  # a block it holds, and one for it to grow into
+    assert engine.capacity(2).tokens == before.tokens - 16  # a block it holds, and one for it to grow into
     run(engine)
-    assert engine.capacity() == before
+    assert engine.capacity(2) == before
 
 
 def test_logits_that_are_no_numbers_fail_their_request_alone(make_model: Callable[..., Path]) -> None:

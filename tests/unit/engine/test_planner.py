@@ -159,3 +159,13 @@ def test_fits_asks_for_the_whole_pool() -> None:
     planner = make_planner(blocks=3)
     assert planner.fits(12)
     assert not planner.fits(13)
+
+
+def test_room_counts_what_lesser_priorities_would_yield() -> None:
+    planner = make_planner(blocks=4, max_running=2)
+    add(planner, "batch", 7, priority=2)
+    add(planner, "standard", 3, priority=1)
+    planner.plan()
+    assert planner.room(2) == (0, 0)
+    assert planner.room(1) == (1, 8)
+    assert planner.room(0) == (2, 16)

@@ -12,13 +12,13 @@ import pytest
 from headrace.errors import QueueUnavailable
 from headrace.ports import START, Append, Job, LogEntry
 from headrace.queues.memory import MemoryQueue
-from headrace.request import Request
+from headrace.request import Lane, Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
 from headrace.testing.eventually import eventually
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.engine_thread import EngineThread
-from workers.ports import Delta, EngineRequest
+from workers.ports import Capacity, Delta, EngineRequest
 from workers.worker import EngineHung, Timing, Worker
 
 MODEL = "test-model"
@@ -244,6 +244,28 @@ async def test_lost_answers_double_nothing() -> None:
     for request in requests:
         assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, 6)
     assert sorted(entry.job_id for entry in queue.outbox) == sorted(request.id for request in requests)
+
+
+class YieldingEngine(ScriptedEngine):
+    """Makes room for one urgent request more than it has slots."""
+
+    def capacity(self, priority: int) -> Capacity:
+        room = super().capacity(priority)
+        return room if priority else Capacity(room.requests + 1, room.tokens)
+
+
+async def test_an_urgent_job_does_not_wait_for_a_full_engine() -> None:
+    queue = MemoryQueue()
+    endless = [make_request(max_tokens=100_000) for _ in range(2)]
+    urgent = make_request(lane=Lane.INTERACTIVE, max_tokens=2)
+    async with working(queue, YieldingEngine(max_running=2, max_tokens=10**6)):
+        for request in endless:
+            await queue.accept(make_submission(request))
+            await eventually(partial(_running, queue, request))
+        await queue.accept(make_submission(urgent))
+        assert (await ended(queue, urgent)).state is State.DONE
+        for request in endless:
+            assert await _running(queue, request)
 
 
 class CutQueue(MemoryQueue):
