@@ -175,7 +175,7 @@ def kill_the_engine(http: httpx.Client, model: str, tally: Tally) -> None:
             if len(cursors) == KILL_AFTER:
                 os.kill(pid, signal.SIGKILL)
                 killed_at = time.monotonic()
-                console.print(f" [bold red]✂ kill -9 {pid}[/bold red] ", end="")
+                console.print(f"\n  [bold red]✂ kill -9 {pid}[/bold red]")
     console.print()
     job = http.get(f"/v1/jobs/{job_id}").raise_for_status().json()
     tally.requests += 1

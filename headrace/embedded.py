@@ -19,13 +19,13 @@ from urllib.parse import quote
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
 from headrace.errors import HeadraceError
 
 START_S = 30.0
-"""A large append-only file takes a while to load."""
+"""How long a server may take to answer at all."""
 STOP_S = 10.0
 _SOCKET_PATH_MAX = 100
 """sun_path holds 108 bytes on Linux and 104 on macOS."""
@@ -101,7 +101,8 @@ class EmbeddedValkey:
                 if time.monotonic() > end or not pid or _is_alive(int(pid)):
                     os.close(lock)
                     raise EmbeddedError(
-                        f"{self.data_dir} is in use by another Valkey server (pid {pid or 'unknown'}); stop it or choose another folder"
+                        f"{self.data_dir} is in use by another `headrace up` (its server is pid {pid or 'unknown'}); "
+                        "stop that one, or choose another folder"
                     ) from None
                 time.sleep(0.05)
 
@@ -134,7 +135,10 @@ class EmbeddedValkey:
                 try:
                     client.ping()
                     return
-                except (RedisError, OSError):  # not listening yet, or LOADING
+                except BusyLoadingError:  # it lives and reads its file, however long that takes
+                    end = time.monotonic() + START_S
+                    time.sleep(0.05)
+                except (RedisError, OSError):  # not listening yet
                     time.sleep(0.005)
         raise EmbeddedError(f"the Valkey server did not answer within {START_S:.0f} s:\n{self._last_words()}")
 

@@ -266,7 +266,10 @@ class WorkQueue(Protocol):
         ...
 
     async def finish(self, finishes: Sequence[Finish]) -> list[Verdict]:
-        """Write the end marker, the outcome and the outbox entry, and free the lease. Repeating it is OK."""
+        """Write the end marker, the outcome and the outbox entry, and free the lease. Repeating it is OK.
+
+        A job that is CANCELLED because somebody asked for it keeps that reason.
+        """
         ...
 
     async def release(self, held: Sequence[Held], delay_ms: int) -> list[Verdict]:

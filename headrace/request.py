@@ -77,8 +77,10 @@ def encode_request(request: Request) -> bytes:
     return request.model_dump_json().encode()
 
 
-def decode_request(raw: bytes | str) -> Request:
-    """Raises SchemaUnknown for a record that this version cannot read."""
+def decode_request(raw: bytes | str | None) -> Request:
+    """Raises SchemaUnknown for a record that this version cannot read, or whose body a store that evicts keys has dropped."""
+    if raw is None:
+        raise SchemaUnknown("a stored request has lost its body")
     try:
         return Request.model_validate_json(raw)
     except ValidationError as error:

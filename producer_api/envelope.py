@@ -86,8 +86,8 @@ def install(app: FastAPI) -> None:
         answer = as_request_error(error)
         if answer is None:
             raise error
-        if isinstance(error, QueueUnavailable):
-            logger.warning("queue unavailable why=%s", error)
+        if isinstance(error, QueueUnavailable | QueueFull):
+            logger.warning("request refused why=%s", error)
         return error_response(answer)
 
     @app.exception_handler(HTTPException)

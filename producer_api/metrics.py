@@ -15,9 +15,12 @@ class QueueGauges(Collector):
     """The queue's load at this scrape. While the queue does not answer only `headrace_queue_up 0` is shown: old values would be a lie."""
 
     load: Load | None = None
+    workers: int | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         load = self.load
+        if self.workers is not None:
+            yield GaugeMetricFamily("headrace_workers", "Engine processes that report", value=self.workers)
         yield GaugeMetricFamily("headrace_queue_up", "1 if the queue answered this scrape", value=load is not None)
         if load is None:
             return
@@ -47,7 +50,7 @@ class Metrics:
         )
         self.tokens = Counter("headrace_streamed_tokens", "Tokens delivered to streams and waiting calls", registry=registry)
 
-    def render(self, load: Load | None) -> bytes:
-        """The exposition text; `load` is None if the queue did not answer."""
-        self._queue.load = load
+    def render(self, load: Load | None, workers: int | None) -> bytes:
+        """The exposition text; `load` and `workers`, their number, are None if the queue did not answer."""
+        self._queue.load, self._queue.workers = load, workers
         return generate_latest(self._registry)

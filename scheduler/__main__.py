@@ -40,6 +40,7 @@ async def run(settings: Settings) -> None:
         janitor = Janitor(
             queue,
             interval=settings.janitor_ms / 1_000,
+            lease=settings.lease_ms / 1_000,
             viewer_grace=settings.viewer_grace_ms / 1_000,
             clock=time.monotonic,
             swept=metrics.swept,

@@ -15,9 +15,9 @@ SWEEP_LIMIT = 200
 
 
 def trusts_absence(now: float, reachable_since: float | None, grace: float) -> bool:
-    """May a missing viewer be taken for gone?
+    """May a missing viewer, or a worker whose lease ran out, be taken for gone?
 
-    Viewers are kept alive through the store, so while it was away nobody could say that he is still there. Absence counts only after the
+    Both are kept alive through the store, so while it was away nobody could say that he is still there. Absence counts only after the
     store has been reachable for a whole grace period (seconds).
     """
     return reachable_since is not None and now - reachable_since >= grace
@@ -27,10 +27,18 @@ class Janitor:
     """Runs every sweep each `interval` seconds of `clock` (monotonic seconds)."""
 
     def __init__(
-        self, queue: Housekeeping, *, interval: float, viewer_grace: float, clock: Callable[[], float], swept: Callable[[str, int], None]
+        self,
+        queue: Housekeeping,
+        *,
+        interval: float,
+        lease: float,
+        viewer_grace: float,
+        clock: Callable[[], float],
+        swept: Callable[[str, int], None],
     ) -> None:
         self._queue = queue
         self._interval = interval
+        self._lease = lease
         self._viewer_grace = viewer_grace
         self._clock = clock
         self._swept = swept
@@ -60,12 +68,14 @@ class Janitor:
             self._reachable_since = self._clock()
 
     def _sweeps(self) -> list[tuple[str, Callable[[int], Awaitable[int]]]]:
+        now = self._clock()
         sweeps: list[tuple[str, Callable[[int], Awaitable[int]]]] = [
-            ("reaped", self._queue.reap_expired),
             ("promoted", self._queue.promote),
             ("expired", self._queue.expire),
             ("purged", self._queue.purge),
         ]
-        if trusts_absence(self._clock(), self._reachable_since, self._viewer_grace):
+        if trusts_absence(now, self._reachable_since, self._lease):
+            sweeps.append(("reaped", self._queue.reap_expired))
+        if trusts_absence(now, self._reachable_since, self._viewer_grace):
             sweeps.append(("unattended", self._queue.cancel_unattended))
         return sweeps

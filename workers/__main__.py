@@ -12,7 +12,7 @@ from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.model_folder import ModelFolder
 from headrace.queues.connect import connect
 from headrace.settings import Settings
-from headrace.supervise import stop_with_parent
+from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
 from workers.supervisor import Supervisor
 
 logger = logging.getLogger("workers")
@@ -88,8 +88,11 @@ def main() -> None:
     with refusing("worker"):
         if arguments.role == "engine":
             asyncio.run(run_engine(settings, arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"))
-        else:
+            return
+        try:
             asyncio.run(supervise(settings))
+        except ChildMisconfigured:
+            raise SystemExit(EX_CONFIG) from None  # the engine process has said why, on the same standard error
 
 
 if __name__ == "__main__":

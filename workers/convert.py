@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from headrace.errors import HeadraceError, ModelUnavailable
 from headrace.model_folder import find_source, locate
 from headrace.settings import load_settings
@@ -22,14 +24,23 @@ def ensure_folder(spec: str, cache_dir: Path) -> Path:
     folder = locate(spec, cache_dir)
     if folder.is_dir():
         return folder
+    try:
+        _make(find_source(spec), folder)
+    except (OSError, SafetensorError) as error:
+        raise ModelUnavailable(
+            f"cannot write the model cache {folder.parent} ({error}): make room there, or set HEADRACE_CACHE_DIR to another folder"
+        ) from error
+    return folder
+
+
+def _make(source: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _convert(find_source(spec), unfinished)
+        _convert(source, unfinished)
         _publish(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
 
 
 def _publish(unfinished: Path, folder: Path) -> None:

@@ -186,7 +186,7 @@ class Worker:
             self._renew_at = 0.0
 
     async def _claim(self) -> bool:
-        """Claim what the engine still has room for; of the most urgent lane also what it would make room for. True if that brought a job."""
+        """Claim what the engine has room for, and of the most urgent lane what it would make room for. True if that brought a job."""
         room, urgent = (room_left(capacity, self._orders.add) for capacity in self._rooms)
         return await self._claim_for(room, LANES) or (urgent != room and await self._claim_for(urgent, LANES[:1]))
 

@@ -21,9 +21,11 @@ Url = Annotated[str | None, typer.Option(help="Where the API is; default: HEADRA
 def api(url: str | None) -> Iterator[httpx.Client]:
     """A client of the API. Every way it can fail ends the command with one line and exit code 1."""
     try:
-        base_url = url or load_settings().api_url
+        base_url = (url or load_settings().api_url).rstrip("/").removesuffix("/v1")
         with httpx.Client(base_url=base_url, timeout=httpx.Timeout(10.0, read=SILENCE_S)) as client:
             yield client
+    except httpx.UnsupportedProtocol:
+        raise fail(f"{base_url!r} is no URL of an API; write http://{base_url.partition('://')[2] or base_url}") from None
     except httpx.TransportError as error:
         raise fail(f"no answer from {base_url} ({error}); is `headrace up` running?") from None
     except httpx.InvalidURL as error:

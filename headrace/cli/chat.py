@@ -1,5 +1,6 @@
 """`headrace chat`: talk to the model in the terminal."""
 
+import sys
 from typing import Annotated, Any
 
 import httpx
@@ -25,9 +26,12 @@ def chat(
         model = models[0]["id"]
         options: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
         if prompt is not None:
+            if not prompt.strip():
+                raise fail("the prompt is empty")
             _answer(console, client, options, [{"role": "user", "content": prompt}])
             return
-        console.print(f"{model}: Ctrl-D leaves, Ctrl-C stops an answer.", style="dim")
+        if console.is_terminal:
+            console.print(f"{model}: Ctrl-D leaves, Ctrl-C stops an answer.", style="dim")
         _converse(console, client, options)
 
 
@@ -35,12 +39,13 @@ def _converse(console: Console, client: httpx.Client, options: dict[str, Any]) -
     messages: list[dict[str, str]] = []
     while True:
         try:
-            text = console.input("[bold]> [/bold]").strip()
+            text = console.input("[bold]> [/bold]" if sys.stdin.isatty() else "").strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return
         if not text:
             continue
+        text = text.encode(errors="replace").decode()  # a pipe may bring bytes that are no text
         messages.append({"role": "user", "content": text})
         messages.append({"role": "assistant", "content": _answer(console, client, options, messages)})
 

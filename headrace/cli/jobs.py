@@ -46,15 +46,17 @@ def watch(job_id: JobId, url: Url = None) -> None:
                 for choice in chunk["choices"]:
                     console.print(choice["delta"].get("content") or "" if "delta" in choice else choice["text"], end="", markup=False)
         except StreamFailed as error:
+            console.print()
             raise fail(str(error)) from None
     console.print()
 
 
 @app.command()
 def cancel(job_id: JobId, url: Url = None) -> None:
-    """Cancel a job; what it has generated so far is kept."""
+    """Cancel a job; what it has generated so far is kept. A job that has ended stays as it is."""
     with api(url) as client:
-        _show(checked(client.post(f"/v1/jobs/{job_id}/cancel")))
+        job = checked(client.post(f"/v1/jobs/{job_id}/cancel"))
+    Console().print("cancelling" if job["status"] == "running" else f"the job is {job['status']}")
 
 
 def _show(job: dict[str, Any]) -> None:

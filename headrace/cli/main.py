@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,26 @@ from headrace.cli import jobs
 from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
+from headrace.model_folder import find_source
 from headrace.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Queue-driven asynchronous inference for language models.")
 app.add_typer(jobs.app, name="jobs", help="Look at jobs, follow them, cancel them.")
 app.command("chat")(chat_command.chat)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"headrace {version('headrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    """Queue-driven asynchronous inference for language models."""
+
 
 Model = Annotated[str | None, typer.Option(help="Hugging Face folder, .gguf file, or smollm2-135m-instruct.")]
 
@@ -40,8 +56,12 @@ def up(
     if model is not None:
         os.environ["HEADRACE_MODEL"] = model
     try:
-        served = load_settings().served_model  # what the children would refuse is refused here, before anything starts
-        plan = Plan(host=host, port=port, data_dir=data_dir.resolve(), redis_url=redis_url, model=served, environ=dict(os.environ))
+        # What the children would refuse is refused here, before anything starts.
+        settings = load_settings()
+        find_source(settings.model)
+        plan = Plan(
+            host=host, port=port, data_dir=data_dir.resolve(), redis_url=redis_url, model=settings.served_model, environ=dict(os.environ)
+        )
         asyncio.run(run_up(plan, Console()))
     except HeadraceError as error:
         raise fail(str(error)) from None
@@ -60,17 +80,17 @@ def api() -> None:
 
 @app.command()
 def worker() -> None:
-    """Run a worker alone: a supervisor and its engine process."""
+    """Run a worker alone: a supervisor and its engine process. Settings come from HEADRACE_* variables."""
     _become("workers")
 
 
 @app.command()
 def scheduler() -> None:
-    """Run the scheduler alone."""
+    """Run the scheduler alone. Settings come from HEADRACE_* variables."""
     _become("scheduler")
 
 
-@app.command()
-def settings() -> None:
+@app.command("settings")
+def list_settings() -> None:
     """List every setting with its default, as Markdown."""
     typer.echo(settings_table())

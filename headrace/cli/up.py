@@ -31,6 +31,7 @@ from headrace.supervise import Supervised
 STILL_STARTING_S = 60.0
 """A large model takes minutes to convert or load: say so, and wait on."""
 READY_POLL_S = 0.1
+CONVERTING = "the model is being converted, once (the demo model takes about half a minute)"
 STORE_WATCH_S = 0.1
 STORE_RETRY_S = 2.0
 
@@ -64,17 +65,20 @@ async def up(plan: Plan, console: Console) -> None:
     stop = asyncio.Event()
     on_stop_signal(stop.set)
     ensure_port_free(plan.host, plan.port)
-    plan.logs.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HeadraceError(f"cannot create the data folder {plan.data_dir} ({error.strerror}); choose another with --data-dir") from None
     async with AsyncExitStack() as stack:
         redis_url = plan.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(_embedded(plan.data_dir / "valkey", console))
-        children = _children(plan, redis_url)
+        children = _children(plan, redis_url, console)
         runs = [asyncio.ensure_future(child.run()) for child in children.values()]
         try:
             await _first_of(stop, [asyncio.ensure_future(_announce(plan, console)), *runs])
         finally:
-            console.print("Stopping: running requests go back to the queue.", style="dim")
+            console.print("Stopping …", style="dim")
             for name, grace in STOP_ORDER:
                 await children[name].stop(grace)
             await asyncio.gather(*runs, return_exceptions=True)
@@ -90,7 +94,7 @@ def ensure_port_free(host: str, port: int) -> None:
             raise HeadraceError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port") from None
 
 
-def _children(plan: Plan, redis_url: str) -> dict[str, Supervised]:
+def _children(plan: Plan, redis_url: str, console: Console) -> dict[str, Supervised]:
     env = {
         **plan.environ,
         "HEADRACE_REDIS_URL": redis_url,
@@ -98,7 +102,14 @@ def _children(plan: Plan, redis_url: str) -> dict[str, Supervised]:
         "HEADRACE_PORT": str(plan.port),
         "PYTHONUNBUFFERED": "1",
     }
-    return {package: Supervised(package, _command(package), env=env, log=plan.logs / f"{package}.log") for package, _ in STOP_ORDER}
+    return {package: _child(package, env, plan.logs / f"{package}.log", console) for package, _ in STOP_ORDER}
+
+
+def _child(package: str, env: Mapping[str, str], log: Path, console: Console) -> Supervised:
+    async def say(_start: int) -> None:
+        console.print(f"{package} ended unexpectedly and is started again; see {log}", style="yellow", highlight=False, soft_wrap=True)
+
+    return Supervised(package, _command(package), env=env, log=log, on_death=say)
 
 
 def _command(package: str) -> Callable[[int], list[str]]:
@@ -123,10 +134,11 @@ async def _keep_alive(server: EmbeddedValkey, console: Console) -> None:
     """A start that fails (a full disk, say) is tried again for as long as the tree lives: everything else waits for the store too."""
     while True:
         await asyncio.sleep(STORE_WATCH_S)
-        if server.process.poll() is not None:
+        if (code := server.process.poll()) is not None:
+            console.print(f"Valkey ended with code {code} and is started again", style="yellow", highlight=False)
             try:
                 await asyncio.to_thread(server.start)
-            except HeadraceError as error:
+            except (HeadraceError, OSError) as error:
                 console.print(f"The embedded store cannot be started again yet: {error}", style="red", highlight=False)
                 await asyncio.sleep(STORE_RETRY_S)
 
@@ -134,6 +146,7 @@ async def _keep_alive(server: EmbeddedValkey, console: Console) -> None:
 async def _announce(plan: Plan, console: Console) -> None:
     """One line when the tree can take and run work; a spinner with the reasons until then. Then waits for ever."""
     started = time.monotonic()
+    said = ""
     with console.status("starting …") as status:
         async with httpx.AsyncClient(base_url=plan.url, timeout=2.0) as client:
             told_at = started
@@ -142,6 +155,9 @@ async def _announce(plan: Plan, console: Console) -> None:
                     told_at = time.monotonic()
                     console.print(f"Still starting after {told_at - started:.0f} s: {waiting_for}. Logs: {plan.logs}", soft_wrap=True)
                 status.update(f"starting: {waiting_for}")
+                if not console.is_terminal and waiting_for != said:
+                    console.print(f"starting: {waiting_for}", soft_wrap=True)
+                said = waiting_for
                 await asyncio.sleep(READY_POLL_S)
     took = time.monotonic() - started
     console.print(f"Headrace is ready: {plan.url}/v1 · model {plan.model} · data {plan.data_dir} · {took:.1f} s", soft_wrap=True)
@@ -153,11 +169,12 @@ async def _waiting_for(client: httpx.AsyncClient) -> str | None:
     try:
         ready = await client.get("/ready")
         if ready.status_code != 200:
-            return "; ".join(ready.json()["reasons"])
+            reasons: list[str] = ready.json()["reasons"]
+            return "; ".join(CONVERTING if "no model folder" in reason else reason for reason in reasons)
         workers = (await client.get("/health")).json()["workers"]
     except httpx.TransportError:
         return "the API is starting"
-    return None if workers else "the worker is loading the model (the first time it is converted, about half a minute)"
+    return None if workers else "the worker is loading the model"
 
 
 async def _first_of(stop: asyncio.Event, runs: Sequence["asyncio.Future[Any]"]) -> None:

@@ -276,7 +276,8 @@ class MemoryQueue:
             return Verdict.FENCED
         if job.committed != finish.committed:
             return Verdict.GAP
-        self._end(job, finish.state, finish.reason)
+        # Who asked for the cancel is known here, not to the worker.
+        self._end(job, finish.state, job.cancel or finish.reason if finish.state is State.CANCELLED else finish.reason)
         return Verdict.OK
 
     def _release(self, one: Held, delay_ms: int) -> Verdict:

@@ -94,13 +94,14 @@ class Server:
         return replies
 
     async def install(self) -> None:
-        """Load the library unless the server has this very text of it."""
+        """Load the library unless the server has this very text of it. Raises QueueUnavailable."""
         replies = await self._send([("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")])
         found = replies[0]
         if isinstance(found, list) and (not found or self._library.encode() not in found[0]):
             replies = await self._send([("FUNCTION", "LOAD", "REPLACE", self._library)])
         if isinstance(replies[0], Exception):
-            raise _translated(replies[0])
+            # A server out of memory refuses the library too. That is not the caller's "full", whose write it may have to take.
+            raise QueueUnavailable(f"the state store does not take the function library: {replies[0]}")
 
 
 def _translated(error: Exception) -> Exception:

@@ -139,13 +139,15 @@ end
 local function finish(K, A)
   local P, t, out = K[1], now_ms(), {}
   for i = 1, #A, 5 do
-    local f = redis.call('HMGET', P .. 'job:' .. A[i], 'epoch', 'state', 'n')
+    local f = redis.call('HMGET', P .. 'job:' .. A[i], 'epoch', 'state', 'n', 'cancel')
     local verdict = 'fenced'
     if f[1] == A[i + 1] and f[2] == A[i + 3] then
       verdict = 'ok'
     elseif f[1] == A[i + 1] and f[2] == 'running' then
       verdict = f[3] == A[i + 2] and 'ok' or 'gap'
-      if verdict == 'ok' then terminate(P, A[i], A[i + 3], A[i + 4], t) end
+      -- Who asked for the cancel is known here, not to the worker.
+      local why = A[i + 3] == 'cancelled' and f[4] or A[i + 4]
+      if verdict == 'ok' then terminate(P, A[i], A[i + 3], why, t) end
     end
     out[#out + 1] = verdict
   end

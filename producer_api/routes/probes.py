@@ -61,7 +61,9 @@ async def ready(services: Served) -> Response:
 @router.get("/metrics")
 async def metrics(services: Served) -> Response:
     """Prometheus exposition; the queue's gauges are read for this scrape."""
-    return Response(services.metrics.render(await _or_none(services.queue.load())), media_type=CONTENT_TYPE_LATEST)
+    load, workers = await asyncio.gather(_or_none(services.queue.load()), _or_none(services.queue.workers()))
+    text = services.metrics.render(load, None if workers is None else len(workers))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _pinged(ping: Awaitable[None]) -> bool:

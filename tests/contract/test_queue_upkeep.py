@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from headrace.errors import JobNotFound, JobPurged
-from headrace.ports import START, Append, Depth, Load, WorkerStatus
+from headrace.ports import START, Append, Depth, Load, Verdict, WorkerStatus
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import State
@@ -83,6 +83,14 @@ class TestViewers:
         await bench.queue.reap_worker("w1")
         job = await bench.queue.get("alice", job_id)
         assert (job.state, job.reason) == (State.CANCELLED, "unattended")
+
+    async def test_its_owner_ends_it_without_changing_the_reason(self, bench: Bench) -> None:
+        job_id = await bench.submit(attended=True)
+        await bench.claim()
+        await bench.advance(1_000)
+        await bench.queue.cancel_unattended(10)
+        assert await bench.finish(job_id, 1, 0, State.CANCELLED, "cancelled") is Verdict.OK
+        assert (await bench.queue.get("alice", job_id)).reason == "unattended"
 
     async def test_an_ended_job_is_left_alone(self, bench: Bench) -> None:
         job_id = await bench.submit(attended=True)

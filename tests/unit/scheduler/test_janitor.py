@@ -23,14 +23,14 @@ class Swept:
 class Unreachable(MemoryQueue):
     down = False
 
-    async def reap_expired(self, limit: int) -> int:
+    async def promote(self, limit: int) -> int:
         if self.down:
             raise QueueUnavailable("connection refused")
-        return await super().reap_expired(limit)
+        return await super().promote(limit)
 
 
 def janitor_of(queue: MemoryQueue, clock: ManualClock, swept: Swept) -> Janitor:
-    return Janitor(queue, interval=0.5, viewer_grace=15.0, clock=lambda: clock.now_ms / 1_000, swept=swept)
+    return Janitor(queue, interval=0.5, lease=5.0, viewer_grace=15.0, clock=lambda: clock.now_ms / 1_000, swept=swept)
 
 
 async def claim_one(queue: MemoryQueue, lease_ms: int = 5_000) -> Claim:
@@ -48,15 +48,37 @@ async def test_an_expired_lease_is_reaped() -> None:
     clock, swept = ManualClock(), Swept()
     queue, request = MemoryQueue(clock=clock), make_request()
     await queue.accept(make_submission(request))
-    await claim_one(queue)
     janitor = janitor_of(queue, clock, swept)
+    await janitor.tick()
+    clock.advance(5_000)
+    await claim_one(queue)
     clock.advance(4_999)
     await janitor.tick()
     assert await state_of(queue, request) is State.RUNNING
-    clock.advance(2)
+    clock.advance(1)
     await janitor.tick()
     assert await state_of(queue, request) is State.QUEUED
     assert swept.moved["reaped"] == 1
+
+
+async def test_after_an_outage_workers_have_a_whole_lease_to_come_back() -> None:
+    clock, swept = ManualClock(), Swept()
+    queue, request = Unreachable(clock=clock), make_request()
+    await queue.accept(make_submission(request))
+    await claim_one(queue)
+    janitor = janitor_of(queue, clock, swept)
+    await janitor.tick()
+    queue.down = True
+    clock.advance(60_000)
+    await janitor.tick()
+    queue.down = False
+    await janitor.tick()
+    clock.advance(4_999)
+    await janitor.tick()
+    assert await state_of(queue, request) is State.RUNNING
+    clock.advance(1)
+    await janitor.tick()
+    assert await state_of(queue, request) is State.QUEUED
 
 
 async def test_one_tick_clears_a_backlog_longer_than_one_sweep() -> None:
