@@ -5,7 +5,7 @@ wait is lifted to the smallest counter of those already waiting, so time spent a
 both wait, what they were served differs by at most one job's cost. After Sheng et al., "Fairness in Serving Large Language Models" (OSDI
 2024).
 
-`headrace/queues/functions.lua` does the same arithmetic inside `claim`; a property test holds the two equal.
+`headrace/queues/functions.lua` and `work.lua` do the same arithmetic inside `claim`; a property test holds the two equal.
 """
 
 

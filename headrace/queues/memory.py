@@ -1,4 +1,4 @@
-"""The queue in one process's memory: for tests, and the plainest statement of the state machine that `functions.lua` implements.
+"""The queue in one process's memory: for tests, and the plainest statement of the state machine that the Lua library implements.
 
 Every method runs without awaiting, so it is atomic on its event loop. One shard. Nothing survives the process.
 """

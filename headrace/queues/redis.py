@@ -1,6 +1,6 @@
 """The queue on Redis ≥ 7.0 or Valkey ≥ 7.2.
 
-One function of `functions.lua` per transition; one round trip for a call, however many jobs it is about.
+One function of the library in `*.lua` per transition; one round trip for a call, however many jobs it is about.
 """
 
 import logging
