@@ -60,6 +60,9 @@ class Shorthands:
         """Accept a new job and return its id. Tenant "alice", 3 prompt tokens and 8 more unless told otherwise."""
         return (await self.queue.accept(self.submission(**of_submission))).job_id
 
+    async def state(self, job_id: str, tenant: str = "alice") -> State:
+        return (await self.queue.get(tenant, job_id)).state
+
     async def claim(
         self,
         worker: str = "w1",

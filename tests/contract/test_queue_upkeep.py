@@ -28,10 +28,6 @@ STATUS = WorkerStatus(
 )
 
 
-async def state(bench: Bench, job_id: str) -> State:
-    return (await bench.queue.get("alice", job_id)).state
-
-
 class TestDeadlines:
     async def test_queued_and_delayed_jobs_expire(self, bench: Bench) -> None:
         delayed = await bench.submit(ttl_ms=1_000)
@@ -43,7 +39,7 @@ class TestDeadlines:
         assert await bench.queue.expire(10) == 0
         await bench.advance(1)
         assert await bench.queue.expire(10) == 2
-        assert [await state(bench, job_id) for job_id in (delayed, queued, later)] == [State.EXPIRED, State.EXPIRED, State.QUEUED]
+        assert [await bench.state(job_id) for job_id in (delayed, queued, later)] == [State.EXPIRED, State.EXPIRED, State.QUEUED]
         assert [entry.position for entry in await bench.queue.read_log("alice", delayed, START, 10)] == [(1, 2), (2, 3)]
 
     async def test_a_running_job_is_its_owners_to_expire(self, bench: Bench) -> None:
@@ -70,7 +66,7 @@ class TestViewers:
         assert await bench.queue.cancel_unattended(10) == 0
         await bench.advance(1)
         assert await bench.queue.cancel_unattended(10) == 1
-        assert [await state(bench, job_id) for job_id in (left, attended, background)] == [State.CANCELLED, State.QUEUED, State.QUEUED]
+        assert [await bench.state(job_id) for job_id in (left, attended, background)] == [State.CANCELLED, State.QUEUED, State.QUEUED]
         assert await bench.outbox() == [Outcome(left, "alice", State.CANCELLED, "unattended")]
 
     async def test_a_running_one_is_cancelled_through_its_owner_once(self, bench: Bench) -> None:
