@@ -72,25 +72,33 @@ def _events_of(client: httpx.Client, job_id: str, last_id: str) -> AbstractConte
 def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) -> Iterator[dict[str, Any]]:
     """Events of one stream over as many connections as it takes."""
     last_id = ""
-    give_up_at = time.monotonic() + PATIENCE_S
+    failing_since: float | None = None
+
+    def heard(lines: Iterable[str]) -> Iterator[str]:
+        nonlocal failing_since
+        for line in lines:
+            failing_since = None  # a ping will do: the server is there, and the job waits for its turn
+            yield line
+
     while True:
+        why: object = "it ended the stream before its end"
         try:
             with connect(last_id) as response:
                 _refuse_error(response)
-                for event in parse_events(response.iter_lines()):
+                for event in parse_events(heard(response.iter_lines())):
                     last_id = event.id
-                    give_up_at = time.monotonic() + PATIENCE_S
                     if event.data == DONE:
                         return
                     chunk = json.loads(event.data)
                     if "error" in chunk:
                         raise StreamFailed(chunk["error"]["message"])
                     yield chunk
-            why: object = "it ended the stream before its end"
         except (httpx.TransportError, _Unavailable) as error:
             why = error
-        if time.monotonic() > give_up_at:
-            raise StreamFailed(f"no event for {PATIENCE_S:.0f} s: {why}")
+        now = time.monotonic()
+        failing_since = failing_since or now
+        if now - failing_since > PATIENCE_S:
+            raise StreamFailed(f"the server stayed away for {PATIENCE_S:.0f} s: {why}")
         time.sleep(_RETRY_S)
 
 

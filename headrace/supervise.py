@@ -75,6 +75,11 @@ class Supervised:
         self._stopping = asyncio.Event()
         self._reports: set[asyncio.Task[None]] = set()
 
+    @property
+    def stopping(self) -> bool:
+        """`stop` was called."""
+        return self._stopping.is_set()
+
     async def run(self) -> None:
         """Keep the child alive until `stop`. Raises ChildMisconfigured."""
         short_lives = 0

@@ -1,7 +1,6 @@
 """Text to token ids and back. Torch-free, and safe against special tokens forged in text: see docs/decisions/002."""
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,8 +21,6 @@ class Tokenizer:
         # Special tokens found in text are text. Where a template means one, `encode_marked` puts its id directly.
         self._tokenizer.encode_special_tokens = True
         self._special = {t.content: i for i, t in self._tokenizer.get_added_tokens_decoder().items() if t.special}
-        # A normalizer may shrink text to nothing, so then nothing is known. Byte-level vocabularies write a character as one or more.
-        self._longest = sys.maxsize if self._tokenizer.normalizer else max(map(len, self._tokenizer.get_vocab()))
         self._special_ids = frozenset(self._special.values())
         # Longest first: where one special token begins with another, the longer one is meant, as in the library itself.
         longest_first = sorted(self._special, key=len, reverse=True)
@@ -32,10 +29,6 @@ class Tokenizer:
     @property
     def special_ids(self) -> frozenset[int]:
         return self._special_ids
-
-    def least_tokens(self, characters: int) -> int:
-        """How many tokens a text of so many characters has at least, told without encoding it."""
-        return characters // self._longest
 
     def mark_specials(self, text: str, marker: str) -> str:
         """`text` with `marker` inside every literal that reads like a special token, so that none does any more."""

@@ -91,12 +91,10 @@ def _endpoint(path: str, body: dict[str, Any]) -> Endpoint:
 
 
 def _prompt_ids(body: ChatBody | CompletionBody, prompter: Prompter) -> tuple[int, ...]:
-    """Raises InvalidRequest, and ContextLengthExceeded for text so long that it need not be encoded to know."""
+    """Raises InvalidRequest."""
     if isinstance(body, ChatBody):
-        _refuse_endless("messages", sum(len(message.content) for message in body.messages), prompter)
         return prompter.chat([{"role": message.role, "content": message.content} for message in body.messages])
     if isinstance(body.prompt, str):
-        _refuse_endless("prompt", len(body.prompt), prompter)
         ids = prompter.text(body.prompt)
         if not ids:
             raise InvalidRequest("'prompt' must not be empty: it has no token.", param="prompt")
@@ -105,13 +103,6 @@ def _prompt_ids(body: ChatBody | CompletionBody, prompter: Prompter) -> tuple[in
         if not 0 <= token < prompter.vocab_size:
             raise InvalidRequest(f"'prompt[{index}]' must be a token id from 0 to {prompter.vocab_size - 1}, got {token}.", param="prompt")
     return body.prompt
-
-
-def _refuse_endless(param: str, characters: int, prompter: Prompter) -> None:
-    if (least := prompter.least_tokens(characters)) >= prompter.context_length:
-        raise ContextLengthExceeded(
-            f"The model's context is {prompter.context_length} tokens, but '{param}' alone has at least {least}.", param=param
-        )
 
 
 def _max_tokens(prompt: int, asked: int | None, context: int, prompt_param: str) -> int:

@@ -96,7 +96,8 @@ class LogReader:
         self._attend_s = viewer_grace_s / 3
         self._poll_s = poll_s
         self._open: dict[str, set[Subscription]] = {}
-        self._due: set[Subscription] = set()
+        # In the order in which they became due: what rings again at once must not keep the others waiting.
+        self._due: dict[Subscription, None] = {}
         self._work = asyncio.Event()
 
     def subscribe(self, job_id: str, after: LogPosition, *, attended: bool) -> Subscription:
@@ -132,7 +133,7 @@ class LogReader:
         same_job.remove(subscription)
         if not same_job:
             del self._open[subscription.job_id]
-        self._due.discard(subscription)
+        self._due.pop(subscription, None)
 
     def room_made(self, subscription: Subscription) -> None:
         if subscription in self._due:
@@ -183,7 +184,8 @@ class LogReader:
     async def _read_due(self) -> None:
         ready = list(islice((one for one in self._due if one.has_room), LOGS_PER_READ))
         # Before the read: what rings during it may not be in its answer and counts for the next one.
-        self._due.difference_update(ready)
+        for one in ready:
+            del self._due[one]
         try:
             logs = await self._queue.read_logs([(one.job_id, one.tail) for one in ready], BATCH)
         except QueueUnavailable:
@@ -207,7 +209,7 @@ class LogReader:
 
     def _want(self, subscriptions: Iterable[Subscription]) -> None:
         """Read these as soon as they have room. Closed and ended ones are left out."""
-        self._due.update(one for one in subscriptions if not one.ended and one in self._open.get(one.job_id, ()))
+        self._due.update(dict.fromkeys(one for one in subscriptions if not one.ended and one in self._open.get(one.job_id, ())))
         if self._due:
             self._work.set()
 

@@ -32,10 +32,6 @@ class Prompter(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def least_tokens(self, characters: int) -> int:
-        """How many tokens a text of so many characters has at least: what is far too long is refused unread."""
-        ...
-
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Prompt ids of a conversation of {role, content}, up to the start of the answer. Raises InvalidRequest if the model's template
         refuses it."""
@@ -67,9 +63,6 @@ class FolderPrompter:
     @property
     def vocab_size(self) -> int:
         return self._folder.vocab_size
-
-    def least_tokens(self, characters: int) -> int:
-        return self._tokenizer.least_tokens(characters)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         return tuple(self._template.encode(messages))

@@ -52,6 +52,7 @@ class Janitor:
 
     async def tick(self) -> None:
         """Every sweep once, each until it has nothing left to do. An unreachable store ends the tick."""
+        started = self._clock()
         try:
             for name, sweep in self._sweeps():
                 moved = SWEEP_LIMIT
@@ -63,9 +64,13 @@ class Janitor:
                 logger.warning("state store unreachable: %s", error)
             self._reachable_since = None
             return
+        now = self._clock()
         if self._reachable_since is None:
             logger.info("state store reachable")
-            self._reachable_since = self._clock()
+            self._reachable_since = now
+        elif now - started > self._lease / 2:
+            # The store stood still for a while, for the others as well.
+            self._reachable_since = now
 
     def _sweeps(self) -> list[tuple[str, Callable[[int], Awaitable[int]]]]:
         now = self._clock()

@@ -38,16 +38,17 @@ class EngineThread:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.warm_up)
 
     async def turn(self, add: Sequence[EngineRequest], abort: Sequence[str]) -> Outcome:
-        """Abort, add, then step. Raises what the engine raises."""
+        """Add, abort, then step. Raises what the engine raises."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._turn, add, abort)
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _turn(self, add: Sequence[EngineRequest], abort: Sequence[str]) -> Outcome:
-        for request_id in abort:
-            self._engine.abort(request_id)
+        # In this order: what was claimed and cancelled in one turn is in both lists.
         for request in add:
             self._engine.add(request)
+        for request_id in abort:
+            self._engine.abort(request_id)
         deltas = self._engine.step(STEP_WAIT_S)
         return Outcome(deltas, self._engine.capacity(LEAST_URGENT), self._engine.capacity(MOST_URGENT), self._engine.stats())

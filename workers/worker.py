@@ -157,7 +157,7 @@ class Worker:
         # What does not fit an idle engine fits none: it is taken all the same, for the engine to refuse it and the queue to move on.
         if await self._claim() or await self._claim_for(UNFITTING, LANES):
             return
-        ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
+        ringing = asyncio.ensure_future(bell.wait(self._nap))
         stopping = asyncio.ensure_future(self._stop.wait())
         await _first(ringing, stopping)
         await _cancelled(ringing, stopping)
@@ -165,16 +165,20 @@ class Worker:
     async def _while_computing(self, turn: "asyncio.Future[Outcome]", outcome: Outcome, bell: Doorbell) -> None:
         """Keep the leases, and claim what the engine will have room for, again whenever the doorbell rings.
 
-        A request that arrives in the middle of a step would otherwise wait for the end of the next one. Raises EngineHung.
+        A request that arrives in the middle of a step would otherwise wait for the end of the next one. Both are done once at least: a step
+        may well be shorter than the append before it. Raises EngineHung, in a drain too.
         """
         give_up_at = self._clock() + self._timing.step
-        while not turn.done() and not self._stop.is_set():
+        while True:
+            await self._heartbeat(outcome)
+            claimed = not self._stop.is_set() and await self._claim()
+            if turn.done():
+                return
             if self._clock() >= give_up_at:
                 raise EngineHung(f"a step has not ended after {self._timing.step:.0f} s")
-            await self._heartbeat(outcome)
-            if await self._claim():
+            if claimed:
                 continue
-            ringing = asyncio.ensure_future(bell.wait(self._timing.idle))
+            ringing = asyncio.ensure_future(bell.wait(self._nap))
             await _first(ringing, turn)
             if ringing.done():
                 self._heed(ringing.result())
@@ -336,6 +340,11 @@ class Worker:
             active_requests=len(self._runs),
             steps=stats.steps,
         )
+
+    @property
+    def _nap(self) -> float:
+        """How long to wait for a doorbell at most: not beyond the next heartbeat."""
+        return min(self._timing.idle, self._timing.renew)
 
     # ---- give back
 

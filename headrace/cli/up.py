@@ -63,7 +63,6 @@ class Plan:
 async def up(plan: Plan, console: Console) -> None:
     """Run the tree until SIGTERM or SIGINT. Raises HeadraceError if it cannot start or a child cannot run with its configuration."""
     stop = asyncio.Event()
-    on_stop_signal(stop.set)
     ensure_port_free(plan.host, plan.port)
     try:
         plan.logs.mkdir(parents=True, exist_ok=True)
@@ -73,6 +72,8 @@ async def up(plan: Plan, console: Console) -> None:
         redis_url = plan.redis_url
         if redis_url is None:
             redis_url = await stack.enter_async_context(_embedded(plan.data_dir / "valkey", console))
+        # Only now: a store that loads a large file may be interrupted, and dies with this process.
+        on_stop_signal(stop.set)
         children = _children(plan, redis_url, console)
         runs = [asyncio.ensure_future(child.run()) for child in children.values()]
         try:
@@ -107,9 +108,11 @@ def _children(plan: Plan, redis_url: str, console: Console) -> dict[str, Supervi
 
 def _child(package: str, env: Mapping[str, str], log: Path, console: Console) -> Supervised:
     async def say(_start: int) -> None:
-        console.print(f"{package} ended unexpectedly and is started again; see {log}", style="yellow", highlight=False, soft_wrap=True)
+        if not child.stopping:
+            console.print(f"{package} ended unexpectedly and is started again; see {log}", style="yellow", highlight=False, soft_wrap=True)
 
-    return Supervised(package, _command(package), env=env, log=log, on_death=say)
+    child = Supervised(package, _command(package), env=env, log=log, on_death=say)
+    return child
 
 
 def _command(package: str) -> Callable[[int], list[str]]:
@@ -148,7 +151,7 @@ async def _announce(plan: Plan, console: Console) -> None:
     started = time.monotonic()
     said = ""
     with console.status("starting …") as status:
-        async with httpx.AsyncClient(base_url=plan.url, timeout=2.0) as client:
+        async with httpx.AsyncClient(base_url=plan.url, timeout=2.0, trust_env=False) as client:
             told_at = started
             while (waiting_for := await _waiting_for(client)) is not None:
                 if time.monotonic() - told_at > STILL_STARTING_S:
@@ -172,7 +175,7 @@ async def _waiting_for(client: httpx.AsyncClient) -> str | None:
             reasons: list[str] = ready.json()["reasons"]
             return "; ".join(CONVERTING if "no model folder" in reason else reason for reason in reasons)
         workers = (await client.get("/health")).json()["workers"]
-    except httpx.TransportError:
+    except (httpx.TransportError, ValueError, KeyError):  # not listening, or not yet able to answer as it should
         return "the API is starting"
     return None if workers else "the worker is loading the model"
 

@@ -15,9 +15,6 @@ class WordPrompter:
     context_length: int = 4_096
     vocab_size: int = 1_000
 
-    def least_tokens(self, characters: int) -> int:
-        return 0  # many spaces are no word
-
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         turns = [(TURN_START, *self.text(message["role"]), *self.text(message["content"]), TURN_END) for message in messages]
         return (*(token for turn in turns for token in turn), TURN_START)

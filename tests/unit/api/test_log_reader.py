@@ -2,11 +2,13 @@ import asyncio
 import gc
 import itertools
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
+from headrace.cursor import LogPosition
 from headrace.ports import START, Doorbell, LogEntry
 from headrace.queues.bell import Bell
 from headrace.queues.rules import QueueLimits
@@ -16,7 +18,7 @@ from headrace.testing.builders import make_request, make_submission
 from headrace.testing.outages import CutQueue
 from headrace.testing.scripted_worker import Pace, Script, ScriptedWorker
 from headrace.testing.virtual_time import run_virtual
-from producer_api.log_reader import BATCH, Interrupted, LogReader, Subscription
+from producer_api.log_reader import BATCH, LOGS_PER_READ, Interrupted, LogReader, Subscription
 
 MODEL = "test-model"
 GRACE_S = 15.0
@@ -286,3 +288,42 @@ async def test_a_subscription_closed_with_a_full_batch_is_forgotten() -> None:
         await asyncio.sleep(5)
         gc.collect()
         assert trace() is None
+
+
+class BusyQueue(CutQueue):
+    """Every log that is read grows and rings again at once."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=loop_ms)
+        self.batches: list[list[str]] = []
+        self.bell = Bell()
+
+    @asynccontextmanager
+    async def log_doorbell(self) -> AsyncIterator[Doorbell]:
+        yield self.bell
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        self.batches.append([job_id for job_id, _ in wants])
+        self.bell.ring(job_id for job_id, _ in wants)
+        await asyncio.sleep(0.001)
+        return [[LogEntry(position=LogPosition(after.epoch, after.n + 1), token_ids=(1,), text="x")] for _, after in wants]
+
+
+@on_virtual_time
+async def test_logs_that_ring_all_the_time_do_not_keep_the_others_waiting() -> None:
+    queue, jobs = BusyQueue(), [f"{i:031x}" for i in range(3 * LOGS_PER_READ)]
+
+    async def follow(reader: LogReader, job_id: str) -> None:
+        with reader.subscribe(job_id, START, attended=False) as subscription:
+            while True:
+                await subscription.take(60)
+
+    async with reading(queue, poll_s=NEVER) as reader:
+        followers = [asyncio.create_task(follow(reader, job_id)) for job_id in jobs]
+        await asyncio.sleep(0.1)
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+    counts = Counter(itertools.chain.from_iterable(queue.batches))
+    assert max(map(len, queue.batches)) == LOGS_PER_READ
+    assert min(counts[job_id] for job_id in jobs) >= max(counts.values()) - 1

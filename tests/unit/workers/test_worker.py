@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -244,6 +245,38 @@ async def test_lost_answers_double_nothing() -> None:
     for request in requests:
         assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, 6)
     assert sorted(entry.job_id for entry in queue.outbox) == sorted(request.id for request in requests)
+
+
+class SlowQueue(MemoryQueue):
+    """An append takes longer than the engine's step."""
+
+    renewals = 0
+
+    async def append(self, appends: Any) -> Any:
+        await asyncio.to_thread(time.sleep, 0.005)
+        return await super().append(appends)
+
+    async def renew(self, held: Any, lease_ms: int) -> Any:
+        self.renewals += 1
+        return await super().renew(held, lease_ms)
+
+
+async def test_leases_are_renewed_and_jobs_claimed_though_steps_are_shorter_than_appends() -> None:
+    queue = SlowQueue()
+    first, second = make_request(max_tokens=10**6), make_request(max_tokens=2)
+    await queue.accept(make_submission(first))
+    thread = EngineThread(ScriptedEngine())
+    worker = Worker(
+        name="w", model=MODEL, queue=queue, engine=thread, timing=Timing(lease=0.05, idle=0.01), clock=asyncio.get_running_loop().time
+    )
+    running = asyncio.ensure_future(worker.run())
+    await eventually(partial(_committed, queue, first, 3))
+    await queue.accept(make_submission(second))
+    assert (await ended(queue, second)).state is State.DONE
+    assert queue.renewals > 0
+    worker.stop()
+    await running
+    thread.close()
 
 
 class YieldingEngine(ScriptedEngine):
