@@ -14,8 +14,9 @@ from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
+from headrace.wire.prompter import FolderPrompter
 from producer_api.app import create_app
-from producer_api.prompts import Catalog, FolderPrompter
+from producer_api.catalog import Catalog
 from producer_api.server import Server, quiet_cut_streams, raise_file_limit
 
 logger = logging.getLogger("producer_api")

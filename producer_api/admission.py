@@ -9,22 +9,20 @@ import asyncio
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastapi import Request as HttpRequest
-from pydantic import ValidationError
 from starlette.datastructures import Headers
 
-from headrace.errors import ContextLengthExceeded, InvalidRequest, QueueUnavailable
+from headrace.errors import InvalidRequest, QueueUnavailable
 from headrace.ids import choose_shard, new_job_id
 from headrace.ports import Accepted, JobQueue, Submission
-from headrace.request import Endpoint, Lane, Request, Sampling
-from producer_api.body import fingerprint, parse_object, read_body
-from producer_api.prompts import Catalog, Prompter
-from producer_api.schemas.chat import ChatBody
-from producer_api.schemas.completions import CompletionBody
-from producer_api.schemas.problems import explain
+from headrace.request import Endpoint, Lane, Request
+from headrace.wire.draft import Draft, Prompters, draft, read_fields
+from headrace.wire.json_object import fingerprint, parse_object
+from producer_api.body import read_body
 from producer_api.services import Services
 
 JOBS = "/v1/jobs"
@@ -38,83 +36,29 @@ _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _INT63 = 2**63
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Draft:
-    """A valid body, its prompt counted."""
-
-    endpoint: Endpoint
-    model: str
-    prompt_ids: tuple[int, ...]
-    sampling: Sampling
-    stream: bool
-    include_usage: bool
-    body_hash: str
-
-
 class Admitted(NamedTuple):
     request: Request
     """As stored; a replay answers in the shape its first request asked for."""
     replayed: bool
 
 
-def draft(raw: bytes, path: str, catalog: Catalog, seed: int) -> Draft:
-    """Raises RequestError, ModelUnavailable. `seed` is used if the body names none."""
+def read_draft(raw: bytes, path: str, prompters: Prompters, seed: int) -> tuple[Draft, str]:
+    """The body's draft and its fingerprint. Raises RequestError, ModelUnavailable. `seed` is used if the body names none."""
     parsed = parse_object(raw)
-    endpoint = _endpoint(path, parsed)
-    try:
-        body = (ChatBody if endpoint is Endpoint.CHAT else CompletionBody).model_validate(parsed)
-    except ValidationError as error:
-        raise explain(error) from None
+    body = read_fields(parsed, _endpoint(path, parsed))
     if path != JOBS:
         body.check_streaming()
-    limit = body.token_limit
-    prompter = catalog.get(body.model)
-    prompt_ids = _prompt_ids(body, prompter)
-    max_tokens = _max_tokens(len(prompt_ids), limit, prompter.context_length, "messages" if endpoint is Endpoint.CHAT else "prompt")
-    return Draft(
-        endpoint=endpoint,
-        model=body.model,
-        prompt_ids=prompt_ids,
-        sampling=body.sampling(max_tokens=max_tokens, seed=seed),
-        stream=bool(body.stream) and path != JOBS,
-        include_usage=body.include_usage,
-        body_hash=fingerprint(path, parsed),
-    )
+    drafted = draft(body, prompters, seed)
+    # A job is read as its reader likes, whatever its body says.
+    return (replace(drafted, stream=False) if path == JOBS else drafted), fingerprint(path, parsed)
 
 
-def _endpoint(path: str, body: dict[str, Any]) -> Endpoint:
+def _endpoint(path: str, body: Mapping[str, Any]) -> Endpoint:
     if path != JOBS:
         return Endpoint(path)
     if ("messages" in body) == ("prompt" in body):
         raise InvalidRequest("A job needs either 'messages' (a chat) or 'prompt' (a completion).", param="messages")
     return Endpoint.CHAT if "messages" in body else Endpoint.COMPLETIONS
-
-
-def _prompt_ids(body: ChatBody | CompletionBody, prompter: Prompter) -> tuple[int, ...]:
-    """Raises InvalidRequest."""
-    if isinstance(body, ChatBody):
-        return prompter.chat([{"role": message.role, "content": message.content} for message in body.messages])
-    if isinstance(body.prompt, str):
-        ids = prompter.text(body.prompt)
-        if not ids:
-            raise InvalidRequest("'prompt' must not be empty: it has no token.", param="prompt")
-        return ids
-    for index, token in enumerate(body.prompt):
-        if not 0 <= token < prompter.vocab_size:
-            raise InvalidRequest(f"'prompt[{index}]' must be a token id from 0 to {prompter.vocab_size - 1}, got {token}.", param="prompt")
-    return body.prompt
-
-
-def _max_tokens(prompt: int, asked: int | None, context: int, prompt_param: str) -> int:
-    """Tokens the answer may have: as asked, or what the prompt leaves of the context. Raises ContextLengthExceeded."""
-    answer = max(1, context - prompt) if asked is None else asked
-    if prompt + answer <= context:
-        return answer
-    raise ContextLengthExceeded(
-        f"The model's context is {context} tokens, but this request needs {prompt + answer}: {prompt} in '{prompt_param}' and {answer} "
-        "for the answer.",
-        param=prompt_param if prompt >= context else "max_tokens",
-    )
 
 
 async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lane, attended: bool) -> Admitted:
@@ -123,8 +67,8 @@ async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lan
     key = idempotency_key(http.headers)
     ttl_ms = time_to_live_ms(http.headers, services.settings.job_ttl_s)
     raw = await read_body(http, services.settings.max_body_bytes)
-    arguments = raw, http.url.path, services.catalog, secrets.randbelow(_INT63)
-    drafted = await asyncio.to_thread(draft, *arguments) if len(raw) >= OFF_LOOP_BYTES else draft(*arguments)
+    arguments = raw, http.url.path, services.catalog.get, secrets.randbelow(_INT63)
+    drafted, body_hash = await asyncio.to_thread(read_draft, *arguments) if len(raw) >= OFF_LOOP_BYTES else read_draft(*arguments)
     now_ms = time.time_ns() // 1_000_000
     request = Request(
         id=new_job_id(choose_shard(tenant, key, services.queue.shards), now_ms),
@@ -139,7 +83,7 @@ async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lan
         attended=attended,
         include_usage=drafted.include_usage,
     )
-    accepted = await _accept(services.queue, Submission(request=request, idempotency_key=key, body_hash=drafted.body_hash, ttl_ms=ttl_ms))
+    accepted = await _accept(services.queue, Submission(request=request, idempotency_key=key, body_hash=body_hash, ttl_ms=ttl_ms))
     services.metrics.accept_seconds.observe(time.perf_counter() - started)
     if accepted.job_id == request.id:
         return Admitted(request, replayed=False)

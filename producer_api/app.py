@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from headrace.ports import JobQueue
 from headrace.settings import Settings
 from producer_api import envelope
+from producer_api.catalog import Catalog
 from producer_api.log_reader import LogReader
 from producer_api.middleware import Edge
-from producer_api.prompts import Catalog
 from producer_api.routes import inference, jobs, models, probes
 from producer_api.services import Services
 

@@ -1,4 +1,4 @@
-"""Token log entries to the events of a stream and to whole answers, in OpenAI's shapes. Pure functions.
+"""Token log entries to the events of a stream, in OpenAI's shapes. Pure functions.
 
     role chunk       0-0             chat only; no log entry holds it
     text chunk       the entry's position; entries without text make no event
@@ -8,8 +8,6 @@
 Ids are unique and increase, so "everything behind this id" is exact, whichever process renders it.
 """
 
-from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,30 +16,16 @@ from headrace.cursor import ROLE, Cursor, LogPosition
 from headrace.ports import START, LogEntry
 from headrace.request import Endpoint, Request
 from headrace.state import State
-from producer_api.outcomes import ended_error
+from headrace.wire.answers import answer_object, usage
+from headrace.wire.outcomes import ended_error
 
 DONE = b"[DONE]"
-FINGERPRINT = f"headrace-{version('headrace')}"
-
-_ID_PREFIX = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETIONS: "cmpl-"}
 
 
 class Event(NamedTuple):
     cursor: Cursor
     data: bytes
     """JSON, or [DONE]."""
-
-
-def answer_id(request: Request) -> str:
-    return _ID_PREFIX[request.endpoint] + request.id
-
-
-def bare_job_id(text: str) -> str:
-    """The job id in an answer's id; anything else comes back as it is."""
-    for prefix in _ID_PREFIX.values():
-        if text.startswith(prefix):
-            return text.removeprefix(prefix)
-    return text
 
 
 def opening(request: Request) -> list[Event]:
@@ -69,54 +53,13 @@ def resume_point(seen: Cursor) -> LogPosition:
     return LogPosition(seen.epoch, seen.n - 1) if seen.n else START
 
 
-def whole_answer(request: Request, entries: Sequence[LogEntry]) -> dict[str, Any]:
-    """The chat.completion or text_completion object of a finished job from its whole log, end entry included."""
-    text = "".join(entry.text for entry in entries)
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": entries[-1].reason}
-    if request.endpoint is Endpoint.CHAT:
-        kind = "chat.completion"
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
-    else:
-        kind = "text_completion"
-        choice["text"] = text
-    tokens = sum(len(entry.token_ids) for entry in entries)
-    return _object(request, kind, [choice]) | {"usage": usage(request, tokens)}
-
-
-def usage(request: Request, completion_tokens: int) -> dict[str, Any]:
-    prompt_tokens = len(request.prompt_ids)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
-
-
 def _event(entry: LogEntry, k: int, data: bytes) -> Event:
     return Event(Cursor(*entry.position, k), data)
 
 
-def _object(request: Request, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": answer_id(request),
-        "object": kind,
-        "created": request.created,
-        "model": request.model,
-        "system_fingerprint": FINGERPRINT,
-        "choices": choices,
-    }
-
-
 def _chunk(request: Request, choices: list[dict[str, Any]], used: dict[str, Any] | None = None) -> bytes:
     kind = "chat.completion.chunk" if request.endpoint is Endpoint.CHAT else "text_completion"
-    chunk = _object(request, kind, choices)
+    chunk = answer_object(request, kind, choices)
     if request.include_usage:
         # On every chunk, null before the last, and on none where it was not asked for: clients tell the two apart by the key.
         chunk["usage"] = used

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from headrace.errors import HeadraceError, ModelUnavailable, QueueFull, QueueUnavailable, RequestError
+from headrace.state import State
+from headrace.wire.outcomes import OUTCOMES, ended_error, error_object
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +36,6 @@ class HttpError(RequestError):
         self.headers = dict(headers or {})
 
 
-def error_object(message: str, *, status: int, code: str | None, param: str | None = None) -> dict[str, str | None]:
-    """The inner object of the envelope."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"message": message, "type": kind, "param": param, "code": code}
-
-
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
 
@@ -56,6 +52,15 @@ def error_response(error: RequestError) -> Response:
 def unavailable(message: str, *, code: str, retry_after: int = 1) -> HttpError:
     """503, come back in `retry_after` seconds."""
     return HttpError(503, message, code=code, headers={"Retry-After": str(max(1, min(retry_after, MAX_RETRY_AFTER_S)))})
+
+
+def ended_refusal(state: State, reason: str) -> HttpError:
+    """The same as an answer to a call that waited: 500 failed or dead, 504 expired, 409 cancelled.
+
+    None is worth sending again: the same request would fail, expire or crash its worker again, or was cancelled on purpose.
+    """
+    status, code, _ = OUTCOMES[state]
+    return HttpError(status, str(ended_error(state, reason)["message"]), code=code, headers={"x-should-retry": "false"})
 
 
 def internal_error() -> Response:

@@ -7,8 +7,8 @@ from headrace.cursor import LogPosition
 from headrace.ports import START, Job, JobQueue, LogEntry
 from headrace.request import Request
 from headrace.state import TERMINAL, State
-from producer_api.chunks import usage, whole_answer
-from producer_api.outcomes import ended_error
+from headrace.wire.answers import usage, whole_answer
+from headrace.wire.outcomes import ended_error
 
 _PAGE = 1_000
 

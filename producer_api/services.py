@@ -7,9 +7,9 @@ from fastapi import Depends, Request
 
 from headrace.ports import JobQueue
 from headrace.settings import Settings
+from producer_api.catalog import Catalog
 from producer_api.log_reader import LogReader
 from producer_api.metrics import Metrics
-from producer_api.prompts import Catalog
 
 
 @dataclass(slots=True)

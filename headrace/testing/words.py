@@ -19,6 +19,9 @@ class WordPrompter:
         turns = [(TURN_START, *self.text(message["role"]), *self.text(message["content"]), TURN_END) for message in messages]
         return (*(token for turn in turns for token in turn), TURN_START)
 
+    def longest_chat(self, messages: Sequence[Mapping[str, str]]) -> int:
+        return sum(len(message["role"]) + len(message["content"]) + 2 for message in messages) + 1
+
     def text(self, prompt: str) -> tuple[int, ...]:
         words = self.vocab_size - _FIRST_WORD
         return tuple(_FIRST_WORD + crc32(word.encode()) % words for word in prompt.split())

@@ -7,13 +7,12 @@ from starlette.responses import Response
 
 from headrace.request import Lane
 from headrace.state import State
+from headrace.wire.answers import whole_answer
 from producer_api.admission import admit
 from producer_api.auth import Tenant
-from producer_api.chunks import whole_answer
-from producer_api.envelope import json_response, unavailable
+from producer_api.envelope import ended_refusal, json_response, unavailable
 from producer_api.follow import ClientGone, read_to_end, stream_frames
 from producer_api.log_reader import Interrupted
-from producer_api.outcomes import ended_refusal
 from producer_api.services import Served, Services
 from producer_api.sse import EventStream
 

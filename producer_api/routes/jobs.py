@@ -10,9 +10,9 @@ from headrace.errors import JobNotFound
 from headrace.ids import is_job_id
 from headrace.request import Lane
 from headrace.state import LIVE
+from headrace.wire.answers import bare_job_id
 from producer_api.admission import admit
 from producer_api.auth import Tenant
-from producer_api.chunks import bare_job_id
 from producer_api.envelope import json_response
 from producer_api.follow import anything_behind, stream_frames
 from producer_api.job_object import job_object, job_summary, receipt, self_link

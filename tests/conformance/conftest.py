@@ -9,7 +9,7 @@ from headrace.testing.listening import listening
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
-from producer_api.prompts import Catalog
+from producer_api.catalog import Catalog
 from producer_api.server import Server
 
 MODEL = "test-model"

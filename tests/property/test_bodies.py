@@ -13,12 +13,12 @@ from headrace.errors import InvalidRequest, RequestError
 from headrace.request import encode_request
 from headrace.testing.builders import make_request
 from headrace.testing.words import WordPrompter
-from producer_api.admission import draft
-from producer_api.body import parse_object
+from headrace.wire.chat import ChatBody
+from headrace.wire.completions import CompletionBody
+from headrace.wire.json_object import parse_object
+from producer_api.admission import read_draft
+from producer_api.catalog import Catalog
 from producer_api.envelope import error_response
-from producer_api.prompts import Catalog
-from producer_api.schemas.chat import ChatBody
-from producer_api.schemas.completions import CompletionBody
 
 CATALOG = Catalog({"m": WordPrompter})
 asyncio.run(CATALOG.load())
@@ -45,7 +45,7 @@ bodies = st.builds(
 @given(bodies, st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/jobs"]))
 def test_any_json_makes_a_draft_or_a_named_error(body: dict[str, Any], path: str) -> None:
     try:
-        made = draft(json.dumps(body).encode(), path, CATALOG, seed=1)
+        made, _ = read_draft(json.dumps(body).encode(), path, CATALOG.get, seed=1)
     except RequestError as error:
         response = error_response(error)
         assert response.status_code in (400, 404)

@@ -12,8 +12,9 @@ from headrace.testing.listening import listening
 from headrace.testing.outages import CutQueue
 from headrace.testing.scripted_worker import ScriptedWorker
 from headrace.testing.words import WordPrompter
+from headrace.wire.prompter import Prompter
 from producer_api.app import create_app
-from producer_api.prompts import Catalog, Prompter
+from producer_api.catalog import Catalog
 from producer_api.server import Server
 
 MODEL = "test-model"

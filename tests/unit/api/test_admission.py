@@ -7,8 +7,9 @@ from starlette.datastructures import Headers
 from headrace.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, ModelUnavailable
 from headrace.request import Endpoint
 from headrace.testing.words import WordPrompter
-from producer_api.admission import Draft, draft, idempotency_key, time_to_live_ms
-from producer_api.prompts import Catalog
+from headrace.wire.draft import Draft
+from producer_api.admission import idempotency_key, read_draft, time_to_live_ms
+from producer_api.catalog import Catalog
 
 CHAT, COMPLETIONS, JOBS = "/v1/chat/completions", "/v1/completions", "/v1/jobs"
 CONTEXT = 16
@@ -22,7 +23,7 @@ async def catalog() -> Catalog:
 
 
 def drafted(catalog: Catalog, path: str, **fields: Any) -> Draft:
-    return draft(orjson.dumps({"model": "m"} | fields), path, catalog, seed=7)
+    return read_draft(orjson.dumps({"model": "m"} | fields), path, catalog.get, seed=7)[0]
 
 
 def test_prompt_fills_what_it_needs_and_the_answer_the_rest(catalog: Catalog) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from headrace.errors import InvalidRequest
-from producer_api.body import fingerprint, parse_object
+from headrace.wire.json_object import fingerprint, parse_object
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from headrace.errors import ModelNotFound, ModelUnavailable
 from headrace.testing.virtual_time import run_virtual
 from headrace.testing.words import WordPrompter
-from producer_api.prompts import Catalog, FolderPrompter, Prompter
+from headrace.wire.prompter import FolderPrompter, Prompter
+from producer_api.catalog import Catalog
 
 
 class Appearing:

@@ -11,7 +11,8 @@ from headrace.ports import LogEntry
 from headrace.request import Endpoint, Request
 from headrace.state import TERMINAL, State
 from headrace.testing.builders import make_request
-from producer_api.chunks import DONE, Event, answer_id, bare_job_id, entry_events, opening, resume_point, whole_answer
+from headrace.wire.answers import answer_id, bare_job_id, whole_answer
+from producer_api.chunks import DONE, Event, entry_events, opening, resume_point
 
 POSITION = LogPosition(3, 57)
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from headrace.request import MAX_STOPS
-from producer_api.body import json_type
+from headrace.wire.json_object import json_type
 
 MAX_STOP_CHARS = 256
 _MAX_METADATA = 16

@@ -1,9 +1,9 @@
-"""How the end of a job that is not an answer is told to its caller, in a stream, in an answer to a waiting call, and in the job object."""
+"""How an error is told to its caller, and how the end of a job that is not an answer: in a stream, to a waiting call, in the job object, in
+a line of a batch's error file."""
 
 from typing import NamedTuple
 
 from headrace.state import State
-from producer_api.envelope import HttpError, error_object
 
 
 class Outcome(NamedTuple):
@@ -12,7 +12,7 @@ class Outcome(NamedTuple):
     message: str
 
 
-_OUTCOMES = {
+OUTCOMES = {
     State.FAILED: Outcome(500, "generation_failed", "The request could not be run"),
     State.DEAD: Outcome(500, "worker_crashed", "The request was given up"),
     # 504, not 408: the official client would take a 408 for a network fault; the server did not answer in the time it was given.
@@ -21,18 +21,15 @@ _OUTCOMES = {
 }
 
 
+def error_object(message: str, *, status: int, code: str | None, param: str | None = None) -> dict[str, str | None]:
+    """The inner object of OpenAI's error envelope: all four keys, always."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
 def ended_error(state: State, reason: str) -> dict[str, str | None]:
     """The inner error object of a job that ended in `state`, which must not be DONE."""
-    status, code, message = _OUTCOMES[state]
+    status, code, message = OUTCOMES[state]
     # A failure's reason is a sentence, the others' reasons repeat the state.
     said = f"{message}: {reason.rstrip('.')}." if reason and state in (State.FAILED, State.DEAD) else f"{message}."
     return error_object(said, status=status, code=code)
-
-
-def ended_refusal(state: State, reason: str) -> HttpError:
-    """The same as an answer to a call that waited: 500 failed or dead, 504 expired, 409 cancelled.
-
-    None is worth sending again: the same request would fail, expire or crash its worker again, or was cancelled on purpose.
-    """
-    status, code, _ = _OUTCOMES[state]
-    return HttpError(status, str(ended_error(state, reason)["message"]), code=code, headers={"x-should-retry": "false"})

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from headrace.errors import InvalidRequest
 from headrace.request import Sampling
-from producer_api.schemas.fields import Strict, only, stop_strings
+from headrace.wire.fields import Strict, only, stop_strings
 
 _INT64 = 2**63
 

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from producer_api.body import json_type
-from producer_api.schemas.fields import only, wrong
-from producer_api.schemas.generation import Generation
+from headrace.wire.fields import only, wrong
+from headrace.wire.generation import Generation
+from headrace.wire.json_object import json_type
 
 _SHAPES = "must be a string or an array of token ids"
 

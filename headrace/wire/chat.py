@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from headrace.errors import InvalidRequest
-from producer_api.body import json_type
-from producer_api.schemas.fields import Strict, metadata_pairs, one_of, only, wrong
-from producer_api.schemas.generation import Generation
+from headrace.wire.fields import Strict, metadata_pairs, one_of, only, wrong
+from headrace.wire.generation import Generation
+from headrace.wire.json_object import json_type
 
 _SHAPES = "must be a string or an array of text parts"
 

@@ -4,9 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from headrace.errors import InvalidRequest
-from producer_api.schemas.chat import ChatBody
-from producer_api.schemas.completions import CompletionBody
-from producer_api.schemas.problems import explain
+from headrace.wire.chat import ChatBody
+from headrace.wire.completions import CompletionBody
+from headrace.wire.problems import explain
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.errors import InvalidRequest
-from producer_api.body import json_type
+from headrace.wire.json_object import json_type
 
 _LIMITS = {
     "greater_than_equal": ("at least", "ge"),

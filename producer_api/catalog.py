@@ -1,4 +1,4 @@
-"""The served models as the API knows them: names, limits, and how to turn a caller's input into prompt token ids.
+"""The served models as the API knows them.
 
 The tokenizer comes from the model's folder, which a worker may still be making when the API starts: the catalog tries again until it is
 there. Until then the API runs, says so at /ready, and refuses work for the model.
@@ -6,69 +6,15 @@ there. Until then the API runs, says so at /ready, and refuses work for the mode
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
-from headrace.chat_template import ChatTemplate
 from headrace.errors import ModelNotFound, ModelUnavailable
-from headrace.model_folder import ModelFolder, locate
-from headrace.tokenizer import Tokenizer
+from headrace.wire.prompter import Prompter
 
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _LONGEST_RETRY_S = 15.0
-
-
-class Prompter(Protocol):
-    """What admission needs of one model. Methods are pure, may take a second for megabytes of text, and may run in any thread."""
-
-    @property
-    def context_length(self) -> int:
-        """Tokens of prompt and answer together."""
-        ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Prompt ids of a conversation of {role, content}, up to the start of the answer. Raises InvalidRequest if the model's template
-        refuses it."""
-        ...
-
-    def text(self, prompt: str) -> tuple[int, ...]:
-        """Token ids of plain text."""
-        ...
-
-
-class FolderPrompter:
-    """The Prompter of a model folder."""
-
-    def __init__(self, folder: ModelFolder) -> None:
-        """Raises ModelUnavailable."""
-        self._folder = folder
-        self._tokenizer = Tokenizer(folder.tokenizer_file)
-        self._template = ChatTemplate(folder, self._tokenizer)
-
-    @classmethod
-    def load(cls, model: str, cache_dir: Path, max_context: int | None = None) -> "FolderPrompter":
-        """Read the folder of `settings.model`. Raises ModelUnavailable while it is not there."""
-        return cls(ModelFolder.read(locate(model, cache_dir), max_context=max_context))
-
-    @property
-    def context_length(self) -> int:
-        return self._folder.context_length
-
-    @property
-    def vocab_size(self) -> int:
-        return self._folder.vocab_size
-
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        return tuple(self._template.encode(messages))
-
-    def text(self, prompt: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(prompt))
 
 
 class Catalog:

@@ -1,0 +1,66 @@
+"""Whole answers in OpenAI's shapes, from a job's token log. Pure functions."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from headrace.ports import LogEntry
+from headrace.request import Endpoint, Request
+
+FINGERPRINT = f"headrace-{version('headrace')}"
+
+_ID_PREFIX = {Endpoint.CHAT: "chatcmpl-", Endpoint.COMPLETIONS: "cmpl-"}
+
+
+def answer_id(request: Request) -> str:
+    return _ID_PREFIX[request.endpoint] + request.id
+
+
+def bare_job_id(text: str) -> str:
+    """The job id in an answer's id; anything else comes back as it is."""
+    for prefix in _ID_PREFIX.values():
+        if text.startswith(prefix):
+            return text.removeprefix(prefix)
+    return text
+
+
+def whole_answer(request: Request, entries: Sequence[LogEntry]) -> dict[str, Any]:
+    """The chat.completion or text_completion object of a finished job from its whole log, end entry included."""
+    text = "".join(entry.text for entry in entries)
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": entries[-1].reason}
+    if request.endpoint is Endpoint.CHAT:
+        kind = "chat.completion"
+        choice["message"] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    else:
+        kind = "text_completion"
+        choice["text"] = text
+    tokens = sum(len(entry.token_ids) for entry in entries)
+    return answer_object(request, kind, [choice]) | {"usage": usage(request, tokens)}
+
+
+def usage(request: Request, completion_tokens: int) -> dict[str, Any]:
+    prompt_tokens = len(request.prompt_ids)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def answer_object(request: Request, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """What answers and chunks have in common. `kind` is the object's name."""
+    return {
+        "id": answer_id(request),
+        "object": kind,
+        "created": request.created,
+        "model": request.model,
+        "system_fingerprint": FINGERPRINT,
+        "choices": choices,
+    }

@@ -1,0 +1,66 @@
+"""What turning a caller's input into prompt token ids takes of one model. Torch-free."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from headrace.chat_template import ChatTemplate
+from headrace.model_folder import ModelFolder, locate
+from headrace.tokenizer import Tokenizer
+
+
+class Prompter(Protocol):
+    """Methods are pure, may take a second for megabytes of text, and may run in any thread."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Prompt ids of a conversation of {role, content}, up to the start of the answer. Raises InvalidRequest if the model's template
+        refuses it."""
+        ...
+
+    def longest_chat(self, messages: Sequence[Mapping[str, str]]) -> int:
+        """Bytes of the rendered conversation, which its tokens do not outnumber. Raises InvalidRequest as `chat`."""
+        ...
+
+    def text(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of plain text."""
+        ...
+
+
+class FolderPrompter:
+    """The Prompter of a model folder."""
+
+    def __init__(self, folder: ModelFolder) -> None:
+        """Raises ModelUnavailable."""
+        self._folder = folder
+        self._tokenizer = Tokenizer(folder.tokenizer_file)
+        self._template = ChatTemplate(folder, self._tokenizer)
+
+    @classmethod
+    def load(cls, model: str, cache_dir: Path, max_context: int | None = None) -> "FolderPrompter":
+        """Read the folder of `settings.model`. Raises ModelUnavailable while it is not there."""
+        return cls(ModelFolder.read(locate(model, cache_dir), max_context=max_context))
+
+    @property
+    def context_length(self) -> int:
+        return self._folder.context_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self._folder.vocab_size
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        return tuple(self._template.encode(messages))
+
+    def longest_chat(self, messages: Sequence[Mapping[str, str]]) -> int:
+        return len(self._template.render(messages).text.encode())
+
+    def text(self, prompt: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(prompt))
