@@ -9,9 +9,14 @@ HeadraceError
 │   ├── ModelNotFound           404
 │   ├── JobNotFound             404  unknown id, or another tenant's
 │   ├── JobPurged               410  it existed; its retention is over
+│   ├── FileNotKnown            404  unknown id, or another tenant's
+│   ├── FileInUse               409  a batch still writes it
+│   ├── BatchNotFound           404  unknown id, or another tenant's
+│   ├── BatchNotCancellable     409  it ends, or has ended
 │   └── IdempotencyConflict     422  the key was used before with another body
 ├── QueueFull                 503  the queue's bound is reached; nothing was stored
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
+├── BatchLeaseLost            somebody else works on the batch now; write nothing more
 ├── ModelUnavailable          the model cannot be found, converted or loaded
 └── SchemaUnknown             a stored record was written by a version this process does not know
 """
@@ -78,6 +83,34 @@ class JobPurged(RequestError):
     code = "job_purged"
 
 
+class FileNotKnown(RequestError):
+    """No file with that id belongs to the caller."""
+
+    status = 404
+    code = "file_not_found"
+
+
+class FileInUse(RequestError):
+    """A batch still writes the file."""
+
+    status = 409
+    code = "file_in_use"
+
+
+class BatchNotFound(RequestError):
+    """No batch with that id belongs to the caller."""
+
+    status = 404
+    code = "batch_not_found"
+
+
+class BatchNotCancellable(RequestError):
+    """The batch is being finished, or has ended."""
+
+    status = 409
+    code = "batch_not_cancellable"
+
+
 class IdempotencyConflict(RequestError):
     """The Idempotency-Key was used before with a different body."""
 
@@ -95,6 +128,10 @@ class QueueFull(HeadraceError):
 
 class QueueUnavailable(HeadraceError):
     """The state store did not answer. A write may or may not have happened: every write is idempotent, so retry it."""
+
+
+class BatchLeaseLost(HeadraceError):
+    """Somebody else works on the batch now, or it has ended: write nothing more."""
 
 
 class ModelUnavailable(HeadraceError):

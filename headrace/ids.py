@@ -1,4 +1,6 @@
-"""Job ids. An id names its shard, so any process finds a job without an index, and ids sort by the time they were made.
+"""Ids of jobs, files and batches; all are made here, none is taken from a caller.
+
+A job id names its shard, so any process finds a job without an index, and ids sort by the time they were made.
 
 0a 0199a3c5d2e1f 8f14e45fceea167a       shard (2 hex) · Unix ms (13 hex) · random (16 hex)
 """
@@ -8,6 +10,8 @@ import re
 import secrets
 
 JOB_ID = re.compile(r"[0-9a-f]{31}")
+FILE_ID = re.compile(r"file-[0-9a-f]{32}")
+BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 MAX_SHARDS = 256
 
 
@@ -32,3 +36,22 @@ def choose_shard(tenant: str, idempotency_key: str | None, shards: int) -> int:
         return secrets.randbelow(shards)
     digest = hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % shards
+
+
+def line_job_id(batch_id: str, line: int, created_ms: int, shards: int) -> str:
+    """The job of a batch's line (from 0), always the same: handing a line to the queue twice makes one job."""
+    digest = hashlib.sha256(f"{batch_id}:{line}".encode()).digest()
+    return f"{int.from_bytes(digest[8:16], 'big') % shards:02x}{created_ms:013x}{digest[:8].hex()}"
+
+
+def new_file_id() -> str:
+    return f"file-{secrets.token_hex(16)}"
+
+
+def made_file_id(batch_id: str, role: str) -> str:
+    """The id of a file that a batch makes, always the same. `role` is what the file holds."""
+    return f"file-{hashlib.sha256(f'{batch_id}:{role}'.encode()).hexdigest()[:32]}"
+
+
+def new_batch_id() -> str:
+    return f"batch_{secrets.token_hex(16)}"

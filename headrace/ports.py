@@ -153,7 +153,10 @@ class JobQueue(Protocol):
         ...
 
     async def list_jobs(self, tenant: str, *, after: str | None, limit: int) -> list[Job]:
-        """Newest first, starting behind job id `after`. Raises JobNotFound if `after` is not the tenant's."""
+        """Newest first, starting behind job id `after`. Raises JobNotFound if `after` is not the tenant's.
+
+        Without the lines of batch files (lane `batch`): they are found by their batch.
+        """
         ...
 
     async def queue_position(self, tenant: str, job_id: str) -> int | None:
@@ -166,6 +169,18 @@ class JobQueue(Protocol):
 
     async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
         """`read_log` for many jobs in one round trip, by job id alone: the caller has checked the tenant. A missing log reads as empty."""
+        ...
+
+    async def states(self, job_ids: Sequence[str]) -> list[State | None]:
+        """Where many jobs stand, in one round trip, by id alone: the caller made the ids. None: never accepted, or purged."""
+        ...
+
+    async def get_many(self, tenant: str, job_ids: Sequence[str]) -> list[Job | None]:
+        """`get` in one round trip; None where it would raise."""
+        ...
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        """Purge jobs that have ended, now: whoever read their logs has no more use for them. Others are left alone."""
         ...
 
     async def cancel(self, tenant: str, job_id: str) -> State:

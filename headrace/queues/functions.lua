@@ -23,7 +23,7 @@
 --   P claim:<#worker>:<worker>:<nonce>    LIST  id, epoch, ... of that claim
 --   P idem:<#tenant>:<tenant>:<key>       STRING  id; lives exactly as long as the job
 --   P gone:<id>                   STRING  tenant of a purged job
---   P jobs:<tenant>               ZSET    ids by arrival
+--   P jobs:<tenant>               ZSET    ids by arrival, without the lane `batch`: those are found by their batch
 --   P outbox                      STREAM  id, tenant, state, why: one entry per ended job
 --   P counters                    HASH    live, cost (of live jobs), arrival (the last one)
 --   P workers, reports            HASH, ZSET  status by worker; when it lapses (ms)          (shard 00 only)

@@ -5,14 +5,14 @@ Every method runs without awaiting, so it is atomic on its event loop. One shard
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 from headrace.cursor import LogPosition
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
-from headrace.queues.bell import Bell
+from headrace.queues.bell import Bells
 from headrace.queues.lane import LaneQueue
 from headrace.queues.record import Place, Record
 from headrace.queues.rules import QueueLimits
@@ -49,8 +49,8 @@ class MemoryQueue:
         self._lanes: dict[tuple[str, Lane], LaneQueue] = {}
         self._claims: dict[tuple[str, str], tuple[int, list[Held]]] = {}
         self._reports: dict[str, tuple[int, WorkerStatus]] = {}
-        self._log_bells: set[Bell] = set()
-        self._work_bells: set[Bell] = set()
+        self._log_bells = Bells()
+        self._work_bells = Bells()
         self._last_arrival = 0
 
     # Submitters
@@ -100,7 +100,8 @@ class MemoryQueue:
         return self._find(tenant, job_id).view()
 
     async def list_jobs(self, tenant: str, *, after: str | None, limit: int) -> list[Job]:
-        jobs = sorted((job for job in self._jobs.values() if job.tenant == tenant), key=lambda job: job.place, reverse=True)
+        listed = (job for job in self._jobs.values() if job.tenant == tenant and job.lane is not Lane.BATCH)
+        jobs = sorted(listed, key=lambda job: job.place, reverse=True)
         if after is not None:
             last = self._jobs.get(after)
             if last is None or last.tenant != tenant:
@@ -118,6 +119,19 @@ class MemoryQueue:
     async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
         return [self._jobs[job_id].behind(after, limit) if job_id in self._jobs else [] for job_id, after in wants]
 
+    async def states(self, job_ids: Sequence[str]) -> list[State | None]:
+        return [None if (job := self._jobs.get(job_id)) is None else job.state for job_id in job_ids]
+
+    async def get_many(self, tenant: str, job_ids: Sequence[str]) -> list[Job | None]:
+        jobs = (self._jobs.get(job_id) for job_id in job_ids)
+        return [job.view() if job is not None and job.tenant == tenant else None for job in jobs]
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            job = self._jobs.get(job_id)
+            if job is not None and job.ended:
+                self._erase(job)
+
     async def cancel(self, tenant: str, job_id: str) -> State:
         return self._cancel(self._find(tenant, job_id), rules.CANCELLED)
 
@@ -129,7 +143,7 @@ class MemoryQueue:
                 job.viewer_due = due
 
     def log_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
-        return _doorbell(self._log_bells)
+        return self._log_bells.hung()
 
     async def load(self) -> Load:
         jobs = self._jobs.values()
@@ -170,7 +184,7 @@ class MemoryQueue:
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:
         rules.check_appends(appends)
         verdicts = [self._append(append) for append in appends]
-        _ring(self._log_bells, {append.job_id for append, verdict in zip(appends, verdicts, strict=True) if verdict in _WRITTEN})
+        self._log_bells.ring({append.job_id for append, verdict in zip(appends, verdicts, strict=True) if verdict in _WRITTEN})
         return verdicts
 
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[Verdict]:
@@ -193,7 +207,7 @@ class MemoryQueue:
         return [job.id for job in jobs]
 
     def work_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
-        return _doorbell(self._work_bells)
+        return self._work_bells.hung()
 
     # Housekeeping
 
@@ -214,7 +228,7 @@ class MemoryQueue:
         while self.outbox and self.outbox[0].ended_ms <= now - retention:
             self.outbox.popleft()
         self._tombs = {job_id: tomb for job_id, tomb in self._tombs.items() if tomb[1] > now}
-        return self._sweep(lambda job: None if job.ended_ms is None else job.ended_ms + retention, limit, self._forget)
+        return self._sweep(lambda job: None if job.ended_ms is None else job.ended_ms + retention, limit, self._erase)
 
     # Transitions
 
@@ -317,7 +331,7 @@ class MemoryQueue:
         if job.state is State.RUNNING:
             job.cancel = job.cancel or reason
             job.viewer_due = None
-            _ring(self._work_bells, [job.id])
+            self._work_bells.ring([job.id])
         elif not job.ended:
             self._end(job, State.CANCELLED, reason)
         return job.state
@@ -332,7 +346,7 @@ class MemoryQueue:
     def _enqueue(self, job: Record) -> None:
         job.state = State.QUEUED
         self._lanes.setdefault((job.model, job.lane), LaneQueue()).put(job.tenant, job.place)
-        _ring(self._work_bells, [job.lane])
+        self._work_bells.ring([job.lane])
 
     def _end(self, job: Record, state: State, reason: str) -> None:
         if job.state is State.QUEUED:
@@ -341,9 +355,9 @@ class MemoryQueue:
         job.lease_due = job.delay_due = job.viewer_due = None
         job.log.append(LogEntry(position=LogPosition(job.epoch, job.committed + 1), end=state, reason=reason))
         self.outbox.append(Ended(job.ended_ms, job.id, job.tenant, state, reason))
-        _ring(self._log_bells, [job.id])
+        self._log_bells.ring([job.id])
 
-    def _forget(self, job: Record) -> None:
+    def _erase(self, job: Record) -> None:
         del self._jobs[job.id]
         if job.key is not None:
             del self._keys[job.key]
@@ -370,19 +384,3 @@ class MemoryQueue:
 
     def _lane(self, job: Record) -> LaneQueue:
         return self._lanes[job.model, job.lane]
-
-
-@asynccontextmanager
-async def _doorbell(bells: set[Bell]) -> AsyncIterator[Bell]:
-    bell = Bell()
-    bells.add(bell)
-    try:
-        yield bell
-    finally:
-        bells.remove(bell)
-
-
-def _ring(bells: Iterable[Bell], names: Iterable[str]) -> None:
-    named = tuple(names)
-    for bell in bells:
-        bell.ring(named)

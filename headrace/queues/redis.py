@@ -5,7 +5,7 @@ One function of the library in `*.lua` per transition; one round trip for a call
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import chain
 from typing import Any, Protocol, Self, TypeVar
@@ -20,7 +20,7 @@ from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Hel
 from headrace.queues import rules
 from headrace.queues.doorbell import doorbell
 from headrace.queues.rules import QueueLimits
-from headrace.queues.server import LIBRARY, Command, Server, read_library
+from headrace.queues.server import Command, Library, Server
 from headrace.request import Lane, decode_request, encode_request
 from headrace.state import State
 
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN_DELAY_MS = 5_000
 """How long a job waits that this version cannot read."""
+
+IDS_PER_CALL = 1_000
+"""The server does nothing else while a function runs: what is asked about a whole batch goes in several calls, in one round trip."""
 
 _STATUS = TypeAdapter(WorkerStatus)
 
@@ -42,6 +45,10 @@ class _OfJob(Protocol):
 T = TypeVar("T", bound=_OfJob)
 
 
+def read_library() -> Library:
+    return Library.read("headrace_1", "headrace.queues", "functions", "submit", "work", "sweep")
+
+
 class RedisQueue:
     """Implements JobQueue, WorkQueue and Housekeeping. Bounds hold per shard, and so do the limits of sweeps."""
 
@@ -51,7 +58,7 @@ class RedisQueue:
         self._limits = limits
 
     @classmethod
-    async def connect(cls, url: str, *, shards: int = 1, limits: QueueLimits | None = None, library: str | None = None) -> Self:
+    async def connect(cls, url: str, *, shards: int = 1, limits: QueueLimits | None = None, library: Library | None = None) -> Self:
         """Connect, and make sure the server has the function library. Raises SettingsError for a bad URL, QueueUnavailable."""
         server = await Server.connect(url, library or read_library())
         return cls(server, shards=shards, limits=limits or QueueLimits())
@@ -96,8 +103,7 @@ class RedisQueue:
         pages = await self._everywhere("list", tenant, newest, limit + 1)
         found = sorted(chain.from_iterable(map(_arrivals, pages)), reverse=True)
         chosen = [job_id for arrival, job_id in found if behind is None or (arrival, job_id) < behind][:limit]
-        replies = await self._server.run(*(self._fcall(shard_of(job_id), "get", tenant, job_id) for job_id in chosen))
-        return list(_readable(fields for standing, *fields in replies if standing == b"mine"))
+        return [job for job in await self.get_many(tenant, chosen) if job is not None]
 
     async def queue_position(self, tenant: str, job_id: str) -> int | None:
         (rank,) = await self._owned("position", tenant, job_id)
@@ -113,6 +119,28 @@ class RedisQueue:
     async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
         logs = await self._server.run(*(self._range(job_id, after, limit) for job_id, after in wants))
         return [[_entry(entry) for entry in log] for log in logs]
+
+    async def states(self, job_ids: Sequence[str]) -> list[State | None]:
+        parts = _in_parts(job_ids)
+        replies = await self._server.run(*(self._fcall(shard, "states", *(job_ids[i] for i in where)) for shard, where in parts))
+        found: list[State | None] = [None] * len(job_ids)
+        for (_, where), states in zip(parts, replies, strict=True):
+            for i, state in zip(where, states, strict=True):
+                found[i] = None if state is None else State(state.decode())
+        return found
+
+    async def get_many(self, tenant: str, job_ids: Sequence[str]) -> list[Job | None]:
+        known = [i for i, job_id in enumerate(job_ids) if self._is_ours(job_id)]
+        replies = await self._server.run(*(self._fcall(shard_of(job_ids[i]), "get", tenant, job_ids[i]) for i in known))
+        found: list[Job | None] = [None] * len(job_ids)
+        for i, (standing, *fields) in zip(known, replies, strict=True):
+            found[i] = _readable(fields) if standing == b"mine" else None
+        return found
+
+    async def forget(self, job_ids: Sequence[str]) -> None:
+        keep_ms = self._limits.retention_ms
+        parts = _in_parts(job_ids)
+        await self._server.run(*(self._fcall(shard, "forget", keep_ms, *(job_ids[i] for i in where)) for shard, where in parts))
 
     async def cancel(self, tenant: str, job_id: str) -> State:
         (state,) = await self._owned("cancel", tenant, job_id)
@@ -225,14 +253,17 @@ class RedisQueue:
     def _prefix(self, shard: int) -> str:
         return f"headrace:{{{shard:02x}}}:"
 
+    def _is_ours(self, job_id: str) -> bool:
+        return is_job_id(job_id) and shard_of(job_id) < self._shards
+
     def _shard(self, job_id: str) -> int:
         """Raises JobNotFound for text that cannot be an id of this store."""
-        if not is_job_id(job_id) or shard_of(job_id) >= self._shards:
+        if not self._is_ours(job_id):
             raise rules.not_found(job_id)
         return shard_of(job_id)
 
     def _fcall(self, shard: int, function: str, *arguments: Any) -> Command:
-        return "FCALL", f"{LIBRARY}_{function}", 1, self._prefix(shard), *arguments
+        return self._server.call(function, self._prefix(shard), *arguments)
 
     def _range(self, job_id: str, after: LogPosition, limit: int) -> Command:
         return "XRANGE", f"{self._prefix(shard_of(job_id))}log:{job_id}", f"({after}", "+", "COUNT", limit
@@ -298,17 +329,23 @@ def _by_shard(items: Sequence[Any], job_id: Callable[[Any], str]) -> dict[int, l
     return shards
 
 
+def _in_parts(job_ids: Sequence[str]) -> list[tuple[int, list[int]]]:
+    """Indices of ids in the same shard, few enough for one call."""
+    shards = _by_shard(job_ids, lambda job_id: job_id)
+    return [(shard, where[i : i + IDS_PER_CALL]) for shard, where in shards.items() for i in range(0, len(where), IDS_PER_CALL)]
+
+
 def _arrivals(flat: Sequence[bytes]) -> Iterable[tuple[int, str]]:
     return ((int(arrival), job_id.decode()) for job_id, arrival in zip(flat[::2], flat[1::2], strict=True))
 
 
-def _readable(found: Iterable[Sequence[Any]]) -> Iterator[Job]:
-    """A list leaves out what this version cannot read: one such job must not hide the others."""
-    for fields in found:
-        try:
-            yield _job(fields)
-        except SchemaUnknown as error:
-            logger.error("a job is left out of a list: %s", error)
+def _readable(fields: Sequence[Any]) -> Job | None:
+    """None for what this version cannot read: one such job must not hide the others."""
+    try:
+        return _job(fields)
+    except SchemaUnknown as error:
+        logger.error("a job is left out: %s", error)
+        return None
 
 
 def _job(fields: Sequence[Any]) -> Job:

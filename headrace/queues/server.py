@@ -1,6 +1,9 @@
-"""A connection to the Redis or Valkey server that holds the function library."""
+"""A connection to the Redis or Valkey server that holds a library of functions."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Self
 
@@ -12,7 +15,7 @@ from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryErro
 from headrace.errors import QueueFull, QueueUnavailable, SettingsError
 from headrace.queues.rules import RETRY_AFTER_S
 
-LIBRARY = "headrace_1"
+logger = logging.getLogger(__name__)
 
 CONNECTIONS = 64
 """Sockets of one process. Calls beyond wait their turn: a burst of a thousand submissions must not open a thousand connections."""
@@ -25,22 +28,31 @@ _UNAVAILABLE_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF",
 Command = tuple[Any, ...]
 
 
-def read_library() -> str:
-    """The text of the function library: the files are one Lua chunk, in this order."""
-    files = resources.files("headrace.queues")
-    return "\n".join(files.joinpath(f"{name}.lua").read_text() for name in ("functions", "submit", "work", "sweep"))
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Functions that the server runs. Several libraries live beside each other, each under its own name."""
+
+    name: str
+    """As the text's first line has it; every function is called `<name>_<function>`."""
+    text: str
+
+    @classmethod
+    def read(cls, name: str, package: str, *files: str) -> Self:
+        """The files of the package are one Lua chunk, in this order."""
+        folder = resources.files(package)
+        return cls(name, "\n".join(folder.joinpath(f"{file}.lua").read_text() for file in files))
 
 
 class Server:
-    """Sends commands, many in one round trip, and puts the library back should the server have lost it."""
+    """Sends commands, many in one round trip, and puts the library back should the server have lost it, or have an older text of it."""
 
-    def __init__(self, url: str, library: str) -> None:
+    def __init__(self, url: str, library: Library) -> None:
         self._url = url
         self._library = library
         self._client = self.new_client()
 
     @classmethod
-    async def connect(cls, url: str, library: str) -> Self:
+    async def connect(cls, url: str, library: Library) -> Self:
         """Raises SettingsError for a bad URL, QueueUnavailable."""
         server = cls(url, library)
         try:
@@ -69,11 +81,15 @@ class Server:
             raise SettingsError("redis_url must be a redis://, rediss:// or unix:// URL with a valid port and database") from None
         return Redis.from_pool(pool)
 
+    def call(self, function: str, key: str, *arguments: Any) -> Command:
+        """The command that calls a function of the library; `key` says which slot all its keys are in."""
+        return "FCALL", f"{self._library.name}_{function}", 1, key, *arguments
+
     async def run(self, *commands: Command) -> list[Any]:
         """The replies. Raises QueueUnavailable or QueueFull, and then any of the commands may have been carried out."""
         replies = await self._send(commands)
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and "Function not found" in str(reply)]
-        if missing:  # the server was replaced, or somebody flushed its functions: these commands did nothing
+        if missing:  # the server was replaced, its functions flushed, or an older process loaded its own: these commands did nothing
             await self.install()
             for i, reply in zip(missing, await self._send([commands[i] for i in missing]), strict=True):
                 replies[i] = reply
@@ -95,13 +111,31 @@ class Server:
 
     async def install(self) -> None:
         """Load the library unless the server has this very text of it. Raises QueueUnavailable."""
-        replies = await self._send([("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")])
+        replies = await self._send([("FUNCTION", "LIST", "LIBRARYNAME", self._library.name, "WITHCODE")])
         found = replies[0]
-        if isinstance(found, list) and (not found or self._library.encode() not in found[0]):
-            replies = await self._send([("FUNCTION", "LOAD", "REPLACE", self._library)])
+        if isinstance(found, list) and (not found or self._library.text.encode() not in found[0]):
+            replies = await self._send([("FUNCTION", "LOAD", "REPLACE", self._library.text)])
         if isinstance(replies[0], Exception):
             # A server out of memory refuses the library too. That is not the caller's "full", whose write it may have to take.
             raise QueueUnavailable(f"the state store does not take the function library: {replies[0]}")
+
+
+@asynccontextmanager
+async def serving(url: str, library: Library) -> AsyncIterator[Server]:
+    """A server, closed at the end. Raises SettingsError for a bad URL.
+
+    It need not be there yet: until it is, calls raise QueueUnavailable, and the first one that meets it without our functions brings them
+    along.
+    """
+    server = Server(url, library)
+    try:
+        try:
+            await server.install()
+        except QueueUnavailable as error:
+            logger.warning("going on without the state store for now: %s", error)
+        yield server
+    finally:
+        await server.aclose()
 
 
 def _translated(error: Exception) -> Exception:

@@ -24,7 +24,7 @@ local function accept(K, A)
   redis.call('HSET', job, 'tenant', tenant, 'model', A[3], 'lane', A[4], 'key', key, 'hash', A[8], 'prompt', A[9], 'cost', cost,
     'arrival', arrival, 'accepted', t, 'deadline', t + A[11], 'reason', '', 'epoch', 0, 'released', 0, 'n', 0, 'crash', 0, 'exp', 0)
   redis.call('SET', P .. 'body:' .. id, A[15])
-  redis.call('ZADD', P .. 'jobs:' .. tenant, arrival, id)
+  if A[4] ~= 'batch' then redis.call('ZADD', P .. 'jobs:' .. tenant, arrival, id) end
   if key ~= '' then redis.call('SET', key, id) end
   if A[5] == '1' then redis.call('ZADD', P .. 'viewer', t + A[12], id) end
   enqueue(P, id, place(P, id))
@@ -44,6 +44,13 @@ local function get(K, A)
   local f = redis.call('HMGET', P .. 'job:' .. id, 'state', 'reason', 'epoch', 'n', 'crash', 'cancel', 'accepted', 'started', 'ended',
     'deadline', 'arrival')
   return {answer, redis.call('GET', P .. 'body:' .. id), unpack(f)}
+end
+
+-- id... -> state or nil...
+local function states(K, A)
+  local out = {}
+  for i = 1, #A do out[i] = redis.call('HGET', K[1] .. 'job:' .. A[i], 'state') end
+  return out
 end
 
 -- tenant arrival limit -> id, arrival, ... newest first, from `arrival` (included) down
@@ -82,6 +89,7 @@ end
 register('accept', accept)
 register('owner', owner, 'no-writes')
 register('get', get, 'no-writes')
+register('states', states, 'no-writes')
 register('list', list, 'no-writes')
 register('position', position, 'no-writes')
 register('cancel', cancel, 'allow-oom')

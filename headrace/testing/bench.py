@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -10,9 +11,9 @@ from redis.asyncio import Redis
 from headrace.ids import choose_shard
 from headrace.ports import Append, Claim, Finish, Held, Housekeeping, JobQueue, Load, Submission, Verdict, WorkQueue
 from headrace.queues.memory import MemoryQueue, unix_ms
-from headrace.queues.redis import RedisQueue
+from headrace.queues.redis import RedisQueue, read_library
 from headrace.queues.rules import QueueLimits
-from headrace.queues.server import read_library
+from headrace.queues.server import Library
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.builders import DAY_MS, make_request, make_submission
@@ -21,7 +22,8 @@ MODEL = "test-model"
 LANES = tuple(Lane)
 LEASE_MS = 5_000
 
-_CLOCK_KEY = "headrace:clock"
+CLOCK_KEY = "headrace:clock"
+"""Unix microseconds, for libraries on virtual time."""
 _REAL_CLOCK = "  local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]\n"
 
 
@@ -45,16 +47,16 @@ class Shorthands:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.tenants: set[str] = set()
+        self.made: dict[str, list[str]] = {}
+        """Ids of submissions by tenant, whether or not they were accepted."""
         self._nonces = count()
 
     def submission(self, *, key: str | None = None, body_hash: str = "hash", ttl_ms: int = DAY_MS, **of_request: Any) -> Submission:
         tenant = of_request.setdefault("tenant", "alice")
-        self.tenants.add(tenant)
         of_request.setdefault("shard", choose_shard(tenant, key, self.queue.shards))
-        return make_submission(
-            make_request(model=of_request.pop("model", MODEL), **of_request), key=key, body_hash=body_hash, ttl_ms=ttl_ms
-        )
+        request = make_request(model=of_request.pop("model", MODEL), **of_request)
+        self.made.setdefault(tenant, []).append(request.id)
+        return make_submission(request, key=key, body_hash=body_hash, ttl_ms=ttl_ms)
 
     async def submit(self, **of_submission: Any) -> str:
         """Accept a new job and return its id. Tenant "alice", 3 prompt tokens and 8 more unless told otherwise."""
@@ -139,9 +141,9 @@ class MemoryBench(Bench):
 
     async def audit(self) -> None:
         """The store is one dict of records: there is nothing to disagree with it but the lanes."""
-        jobs = [job for tenant in self.tenants for job in await self.queue.list_jobs(tenant, after=None, limit=1_000_000)]
+        states = await self.queue.states([job_id for made in self.made.values() for job_id in made])
         load = await self.queue.load()
-        assert sum(lane.queued for lane in load.lanes) == sum(job.state is State.QUEUED for job in jobs)
+        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED)
 
 
 class RedisBench(Bench):
@@ -156,7 +158,7 @@ class RedisBench(Bench):
     async def connect(cls, url: str, limits: QueueLimits, shards: int = 1) -> "RedisBench":
         raw = Redis.from_url(url, decode_responses=True, protocol=2)
         await raw.flushall()
-        bench = cls(await RedisQueue.connect(url, shards=shards, limits=limits, library=virtual_library()), raw)
+        bench = cls(await RedisQueue.connect(url, shards=shards, limits=limits, library=on_virtual_time(read_library())), raw)
         await bench._set_clock()
         return bench
 
@@ -165,7 +167,7 @@ class RedisBench(Bench):
         await self.raw.aclose()
 
     async def _set_clock(self) -> None:
-        await self.raw.set(_CLOCK_KEY, self.now_ms * 1_000)
+        await self.raw.set(CLOCK_KEY, self.now_ms * 1_000)
 
     async def outbox(self) -> list[Outcome]:
         entries = [entry for prefix in self._prefixes() for _, entry in await self.raw.xrange(prefix + "outbox")]
@@ -179,12 +181,11 @@ class RedisBench(Bench):
         return [f"headrace:{{{shard:02x}}}:" for shard in range(self.adapter.shards)]
 
 
-def virtual_library() -> str:
-    """The function library with its one clock replaced by a key."""
-    text = read_library()
-    assert text.count(_REAL_CLOCK) == 1
-    assert text.count("'TIME'") == 1
-    return text.replace(_REAL_CLOCK, f"  return tonumber(redis.call('GET', '{_CLOCK_KEY}'))\n")
+def on_virtual_time(library: Library) -> Library:
+    """The library with its one clock replaced by a key."""
+    assert library.text.count(_REAL_CLOCK) == 1
+    assert library.text.count("'TIME'") == 1
+    return replace(library, text=library.text.replace(_REAL_CLOCK, f"  return tonumber(redis.call('GET', '{CLOCK_KEY}'))\n"))
 
 
 async def _audit_shard(raw: Any, prefix: str) -> None:

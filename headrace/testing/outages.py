@@ -1,7 +1,8 @@
-"""A queue that can be cut off from its submitters, and whose answers can get lost."""
+"""A queue that can be cut off from its submitters, and adapters whose answers can get lost."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from headrace.cursor import LogPosition
 from headrace.errors import QueueUnavailable
@@ -69,3 +70,29 @@ class CutQueue(MemoryQueue):
     def _reach(self) -> None:
         if self.down:
             raise QueueUnavailable("cut off")
+
+
+def lose_replies(adapter: object, method: str, count: int) -> None:
+    """The next `count` calls of a method are carried out but reported as failed."""
+    carry_out = getattr(adapter, method)
+    left = count
+
+    async def reply(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        answer = await carry_out(*args, **kwargs)
+        if left:
+            left -= 1
+            raise QueueUnavailable("the connection broke before the answer came")
+        return answer
+
+    setattr(adapter, method, reply)
+
+
+def cut_off(adapter: object, *methods: str) -> None:
+    """From now on nothing gets through to these methods, and callers are told so."""
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise QueueUnavailable("cut off")
+
+    for method in methods:
+        setattr(adapter, method, refuse)

@@ -7,6 +7,7 @@ import pytest
 from headrace.embedded import EmbeddedValkey
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
+from headrace.testing.registry_bench import RegistryBench
 
 
 @pytest.fixture
@@ -22,6 +23,16 @@ async def bench(request: pytest.FixtureRequest, limits: QueueLimits) -> AsyncIte
         return
     valkey: EmbeddedValkey = request.getfixturevalue("valkey")
     on_redis = await RedisBench.connect(valkey.url, limits)
+    try:
+        yield on_redis
+        await on_redis.audit()
+    finally:
+        await on_redis.aclose()
+
+
+@pytest.fixture
+async def registries(valkey: EmbeddedValkey) -> AsyncIterator[RegistryBench]:
+    on_redis = await RegistryBench.connect(valkey.url)
     try:
         yield on_redis
         await on_redis.audit()

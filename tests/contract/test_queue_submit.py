@@ -132,6 +132,38 @@ class TestReads:
             seen += [job.request.id for job in page]
         assert seen == ids[::-1]
 
+    async def test_lines_of_batch_files_are_not_listed(self, bench: Bench) -> None:
+        older, line, newer = await bench.submit(), await bench.submit(lane=Lane.BATCH), await bench.submit(lane=Lane.INTERACTIVE)
+        assert [job.request.id for job in await bench.queue.list_jobs("alice", after=None, limit=10)] == [newer, older]
+        assert [job.request.id for job in await bench.queue.list_jobs("alice", after=line, limit=10)] == [older]
+        assert (await bench.queue.get("alice", line)).state is State.QUEUED
+
+    async def test_where_many_jobs_stand(self, bench: Bench) -> None:
+        done, running, queued = [await bench.submit() for _ in range(3)]
+        others = await bench.submit(tenant="bob", lane=Lane.BATCH)
+        await bench.claim(max_jobs=2)
+        await bench.finish(done, 1, 0)
+        states = await bench.queue.states([others, queued, UNKNOWN, done, running, done])
+        assert states == [State.QUEUED, State.QUEUED, None, State.DONE, State.RUNNING, State.DONE]
+        assert await bench.queue.states([]) == []
+
+    async def test_where_very_many_jobs_stand(self, bench: Bench) -> None:
+        """More than a store answers in one breath, in their order all the same."""
+        known = [await bench.submit(), await bench.submit()]
+        await bench.queue.cancel("alice", known[1])
+        unknown = [f"00{i:029x}" for i in range(2_500)]
+        states = await bench.queue.states([known[0], *unknown, known[1]])
+        assert states == [State.QUEUED, *[None] * 2_500, State.CANCELLED]
+
+    async def test_many_jobs_are_read_as_one_by_one(self, bench: Bench) -> None:
+        first, second, others = await bench.submit(), await bench.submit(lane=Lane.BATCH), await bench.submit(tenant="bob")
+        await bench.claim(max_jobs=1)
+        await bench.append(first, 1, 0, 2)
+        expected = [await bench.queue.get("alice", job_id) for job_id in (second, first)]
+        jobs = await bench.queue.get_many("alice", [second, UNKNOWN, others, "nonsense", "", "ff" + "0" * 29, first])
+        assert jobs == [expected[0], None, None, None, None, None, expected[1]]
+        assert await bench.queue.get_many("alice", []) == []
+
     async def test_positions_count_the_tenants_own_jobs_in_the_lane(self, bench: Bench) -> None:
         first, second = await bench.submit(), await bench.submit()
         others = await bench.submit(tenant="bob")

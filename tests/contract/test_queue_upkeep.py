@@ -152,6 +152,55 @@ class TestPurge:
         assert await bench.outbox() == []
 
 
+@pytest.mark.parametrize("limits", [SHORT])
+class TestForget:
+    async def test_only_what_has_ended_goes(self, bench: Bench) -> None:
+        ends = [await bench.submit(lane=Lane.BATCH) for _ in range(2)]
+        running, delayed = await bench.submit(), await bench.submit()
+        for claim in await bench.claim():
+            await bench.append(claim.request.id, 1, 0)
+        await bench.release(delayed, 1, delay_ms=1_000)
+        queued = await bench.submit()
+        await bench.finish(ends[0], 1, 1)
+        await bench.finish(ends[1], 1, 1, State.FAILED, "why")
+        live = [running, delayed, queued]
+        before = await bench.queue.get_many("alice", live)
+        await bench.queue.forget([*live, *ends, ends[0], "00" + "f" * 29])
+        assert await bench.queue.states(ends + live) == [None, None, State.RUNNING, State.DELAYED, State.QUEUED]
+        assert await bench.queue.get_many("alice", live) == before
+        assert await bench.queue.read_logs([(job_id, START) for job_id in ends], 10) == [[], []]
+
+    async def test_it_leaves_what_a_purge_leaves(self, bench: Bench) -> None:
+        submission = bench.submission(key="k", lane=Lane.BATCH)
+        job_id = (await bench.queue.accept(submission)).job_id
+        await bench.queue.cancel("alice", job_id)
+        for _ in range(2):  # a lost reply
+            await bench.queue.forget([job_id])
+        with pytest.raises(JobPurged):
+            await bench.queue.get("alice", job_id)
+        with pytest.raises(JobNotFound):
+            await bench.queue.get("bob", job_id)
+        assert await bench.queue.get_many("alice", [job_id]) == [None]
+        # A line handed over again late stays one job, and its key is free.
+        assert (await bench.queue.accept(submission)).replayed
+        assert not (await bench.queue.accept(bench.submission(key="k", body_hash="other"))).replayed
+
+    async def test_the_outbox_still_tells_of_it(self, bench: Bench) -> None:
+        job_id = await bench.submit()
+        await bench.queue.cancel("alice", job_id)
+        await bench.queue.forget([job_id])
+        assert await bench.outbox() == [Outcome(job_id, "alice", State.CANCELLED, "cancelled")]
+        await bench.advance(60_000)
+        assert await bench.queue.purge(10) == 0
+
+    async def test_none_and_very_many(self, bench: Bench) -> None:
+        job_id = await bench.submit()
+        await bench.queue.cancel("alice", job_id)
+        await bench.queue.forget([])
+        await bench.queue.forget([f"00{i:029x}" for i in range(2_500)] + [job_id])
+        assert await bench.queue.states([job_id]) == [None]
+
+
 class TestDoorbells:
     async def test_a_grown_log_rings(self, bench: Bench) -> None:
         a, b, quiet = [await bench.submit() for _ in range(3)]

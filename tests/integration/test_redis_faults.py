@@ -14,7 +14,7 @@ from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError, QueueFull, QueueUnavailable, SettingsError
 from headrace.ports import START, Append, Finish, Held, Submission, Verdict, WorkerStatus
 from headrace.queues import doorbell
-from headrace.queues.redis import RedisQueue
+from headrace.queues.redis import RedisQueue, read_library
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import TERMINAL, State
@@ -215,6 +215,22 @@ class TestServerLoss:
         async with connected(server.url) as other:
             await other.accept(submission())
 
+    async def test_an_older_text_is_replaced_once_a_function_is_missed(self, queue: RedisQueue, raw: Any) -> None:
+        """An old process that starts anew loads its own text over the one in use."""
+        job_id = await running(queue)
+        await queue.finish([finish(job_id)])
+        text, without = read_library().text, "register('forget', forget, 'allow-oom')"
+        assert text.count(without) == 1
+        await raw.function_load(text.replace(without, ""), replace=True)
+        await queue.forget([job_id])
+        assert await queue.states([job_id]) == [None]
+
+    async def test_another_library_is_left_alone(self, queue: RedisQueue, raw: Any) -> None:
+        await raw.function_load("#!lua name=other\nredis.register_function('other_one', function() return 1 end)")
+        await raw.function_delete("headrace_1")
+        await queue.accept(submission())
+        assert await raw.fcall("other_one", 0) == 1
+
     async def test_doorbells_survive_a_restart(self, server: EmbeddedValkey, queue: RedisQueue) -> None:
         async with queue.log_doorbell() as bell:
             server.process.kill()
@@ -259,6 +275,8 @@ class TestRefusedWrites:
         for sweep in (queue.reap_expired, queue.promote, queue.expire, queue.cancel_unattended, queue.purge):
             assert await sweep(10) == 0
         assert (await queue.get("alice", done)).state in TERMINAL
+        await queue.forget([done])
+        assert await queue.states([done, given]) == [None, State.RUNNING]
         await raw.config_set("maxmemory", 0)
         await queue.accept(submission())
 

@@ -10,12 +10,19 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from headrace.batch import BatchStatus, NewBatch
+from headrace.batch_ports import BatchUpdate
 from headrace.embedded import EmbeddedValkey, find_binary
-from headrace.ids import shard_of
+from headrace.file import FileRecord, Purpose
+from headrace.ids import new_batch_id, new_file_id, shard_of
 from headrace.ports import START, Verdict
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
-from headrace.request import Lane
+from headrace.registries.batches import RedisBatches
+from headrace.registries.connect import connect
+from headrace.registries.files import RedisFiles
+from headrace.request import Endpoint, Lane
+from headrace.settings import Settings
 from headrace.state import State
 from headrace.testing.bench import Bench, RedisBench, Shorthands
 from headrace.testing.eventually import eventually
@@ -71,9 +78,15 @@ async def test_calls_about_many_jobs_answer_in_their_order(bench: Bench) -> None
     assert [await bench.append(job_id, claims[job_id].epoch, 0, 1 + shard_of(job_id)) for job_id in ids] == [Verdict.OK] * SHARDS
     logs = await bench.queue.read_logs([(job_id, START) for job_id in reversed(ids)], 10)
     assert [log[0].position.n for log in logs] == [4, 3, 2, 1]
+    jobs = await bench.queue.get_many("alice", ids[::-1])
+    assert [job and job.committed for job in jobs] == [4, 3, 2, 1]
+    await bench.finish(ids[2], claims[ids[2]].epoch, 3)
+    await bench.queue.forget(ids)
+    assert await bench.queue.states(ids) == [State.RUNNING, State.RUNNING, None, State.RUNNING]
+    ids.pop(2)
     assert sorted(await bench.queue.reap_worker("w1")) == sorted(ids)
     load = await bench.queue.load()
-    assert ([depth.queued for depth in load.lanes], load.running) == ([SHARDS], 0)
+    assert ([depth.queued for depth in load.lanes], load.running) == ([len(ids)], 0)
 
 
 async def test_a_list_is_merged_newest_first(bench: Bench) -> None:
@@ -89,7 +102,7 @@ async def test_a_list_is_merged_newest_first(bench: Bench) -> None:
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a cluster of one node that owns all slots."""
+    """URL of a cluster of one node, which has no slots yet."""
     folder = Path(tmp_path_factory.mktemp("c"))
     port, bus = free_port(), free_port()
     where = ["--port", f"{port}", "--cluster-port", f"{bus}", "--bind", "127.0.0.1", "--dir", str(folder), "--logfile", str(folder / "log")]
@@ -105,7 +118,8 @@ def free_port() -> int:
         return port
 
 
-async def test_every_function_stays_in_its_slot(cluster: str) -> None:
+async def give_slots(cluster: str) -> None:
+    """All of them to its one node."""
     raw: Any = Redis.from_url(cluster)
 
     async def ready() -> bool:
@@ -118,10 +132,21 @@ async def test_every_function_stays_in_its_slot(cluster: str) -> None:
         return False
 
     await eventually(ready, pause=0.02)
+    await raw.aclose()
+
+
+async def test_every_function_stays_in_its_slot(cluster: str) -> None:
+    await give_slots(cluster)
     queue = await RedisQueue.connect(cluster, shards=2, limits=QueueLimits(retention_ms=1, viewer_grace_ms=1))
     await walk_through(queue)
     await queue.aclose()
-    await raw.aclose()
+
+
+async def test_every_function_of_the_registries_stays_in_its_slot(cluster: str) -> None:
+    await give_slots(cluster)
+    async with connect(Settings(redis_url=cluster)) as (files, batches):
+        await walk_through_files(files)
+        await walk_through_batches(batches)
 
 
 async def walk_through(queue: RedisQueue) -> None:
@@ -145,6 +170,8 @@ async def walk_through(queue: RedisQueue) -> None:
     assert await bench.finish(one, claim.epoch, claim.committed) is Verdict.OK
     assert {job.state for job in await queue.list_jobs("alice", after=None, limit=10)} == {State.DONE, State.CANCELLED, State.EXPIRED}
     assert await queue.cancel("alice", three) is State.EXPIRED
+    await queue.forget([three])
+    assert await queue.states([one, three]) == [State.DONE, None]
     await queue.ping()
     assert await queue.workers() == []
     assert len(await queue.read_log("alice", one, START, 10)) == 2
@@ -154,3 +181,32 @@ async def walk_through(queue: RedisQueue) -> None:
         return not await queue.list_jobs("alice", after=None, limit=10)
 
     await eventually(all_purged)
+
+
+async def walk_through_files(files: RedisFiles) -> None:
+    """Every function once."""
+    record = FileRecord(id=new_file_id(), tenant="alice", filename="f", purpose=Purpose.BATCH, size=1, created_ms=1, expires_ms=1)
+    await files.add(record, idempotency_key="k", body_hash="hash")
+    await files.put(record)
+    assert await files.get("alice", record.id) == record
+    assert await files.list_files("alice", purpose=Purpose.BATCH, after=None, limit=10, newest_first=True) == [record]
+    assert await files.overdue(10) == [record]
+    assert await files.known([record.id, new_file_id()]) == [True, False]
+    await files.remove("alice", record.id)
+
+
+async def walk_through_batches(batches: RedisBatches) -> None:
+    """Every function once."""
+    new = NewBatch(id=new_batch_id(), tenant="alice", endpoint=Endpoint.CHAT, input_file_id=new_file_id())
+    await batches.create(new, window_ms=1_000, idempotency_key="k", body_hash="hash")
+    assert await batches.dispatch(10, 1_000) == [new.id]
+    lease = await batches.acquire(new.id, "holder", 60_000)
+    assert lease is not None
+    await batches.release(new.id, lease.epoch, 0)
+    lease = await batches.acquire(new.id, "holder", 60_000)
+    assert lease is not None
+    assert await batches.cancel("alice", new.id) == await batches.get("alice", new.id)
+    await batches.update(new.id, lease.epoch, BatchUpdate(status=BatchStatus.CANCELLED), 60_000)
+    assert [batch.status for batch in await batches.list_batches("alice", after=None, limit=10)] == [BatchStatus.CANCELLED]
+    assert await batches.standing([new.id, new_batch_id()]) == [BatchStatus.CANCELLED, None]
+    assert await batches.purge_ended(10, 0) == [new.id]

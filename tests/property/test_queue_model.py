@@ -58,7 +58,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.submissions: list[Submission] = []
         self.holdings: list[Holding] = []
         self.owners: dict[str, str] = {}
-        self.purged: set[str] = set()
+        self.purged: dict[str, int] = {}
+        """When."""
         self.serial = 0
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -71,12 +72,13 @@ class QueueMachine(RuleBasedStateMachine):
         check_changes(before, self.picture, transitions)
         check_outbox(before, self.picture, purging="purge" in transitions)
         check_logs(before, self.picture)
-        self.purged |= before.jobs.keys() - self.picture.jobs.keys()
+        self.purged |= dict.fromkeys(before.jobs.keys() - self.picture.jobs.keys(), self.bench.now_ms)
         return answer
 
     async def look(self) -> Picture:
         queue = self.bench.queue
-        jobs = {job.request.id: job for tenant in TENANTS for job in await queue.list_jobs(tenant, after=None, limit=10_000)}
+        made = self.bench.made.items()
+        jobs = {job.request.id: job for tenant, ids in made for job in await queue.get_many(tenant, ids) if job is not None}
         logs = await queue.read_logs([(job_id, START) for job_id in jobs], 10_000)
         return Picture(jobs, dict(zip(jobs, logs, strict=True)), await self.bench.outbox())
 
@@ -127,8 +129,12 @@ class QueueMachine(RuleBasedStateMachine):
     def accept_again(self, which: int) -> None:
         submission = self.submissions[which % len(self.submissions)]
         before = self.picture
-        if submission.request.id in self.purged and submission.idempotency_key is not None:
-            return  # the key is free again; the id alone still answers
+        purged_ms = self.purged.get(submission.request.id)
+        if purged_ms is not None:
+            if submission.idempotency_key is not None:
+                return  # the key is free again; the id alone still answers
+            if self.bench.now_ms >= purged_ms + LIMITS.retention_ms:
+                return  # the tombstone too is gone
         accepted = self.call(self.bench.queue.accept(submission))
         assert (accepted.job_id, accepted.replayed) == (submission.request.id, True)
         assert self.picture == before
@@ -163,7 +169,9 @@ class QueueMachine(RuleBasedStateMachine):
         nonce, before = f"nonce-{self.serial}", self.picture
         claims = self.call(self.bench.claim(worker, nonce=nonce, lanes=lanes, max_jobs=max_jobs), "claim")
         if repeated and claims:
-            assert self.call(self.bench.claim(worker, nonce=nonce, lanes=lanes, max_jobs=max_jobs)) == claims
+            again = self.call(self.bench.claim(worker, nonce=nonce, lanes=lanes, max_jobs=max_jobs))
+            # Each call walks the shards from another one on.
+            assert sorted(again, key=lambda claim: claim.request.id) == sorted(claims, key=lambda claim: claim.request.id)
         claimable = {i for i, job in before.jobs.items() if job.state is State.QUEUED and job.deadline_ms > self.bench.now_ms}
         taken = [claim.request.id for claim in claims]
         assert set(taken) <= claimable
@@ -274,7 +282,25 @@ class QueueMachine(RuleBasedStateMachine):
     def purge(self, limit: int) -> None:
         self.call(self.bench.queue.purge(limit), "purge")
 
+    @precondition(lambda self: self.picture.jobs)
+    @rule(every=st.integers(1, 3), repeated=st.booleans())
+    def forget(self, every: int, repeated: bool) -> None:
+        ids, before = list(self.picture.jobs)[::every], self.picture
+        self.twice(repeated, lambda: self.bench.queue.forget(ids), "purge")
+        assert before.jobs.keys() - self.picture.jobs.keys() == {i for i in ids if before.jobs[i].state in TERMINAL}
+        assert self.picture.outbox == before.outbox
+
     # The whole
+
+    @invariant()
+    def reads_agree(self) -> None:
+        jobs = self.picture.jobs
+        assert dict(zip(jobs, self.run(self.bench.queue.states(list(jobs))), strict=True)) == {i: job.state for i, job in jobs.items()}
+        for tenant in TENANTS:
+            listed = self.run(self.bench.queue.list_jobs(tenant, after=None, limit=10_000))
+            own = [job for job in jobs.values() if job.request.tenant == tenant and job.request.lane is not Lane.BATCH]
+            assert sorted(job.request.id for job in listed) == sorted(job.request.id for job in own)
+            assert all(jobs[job.request.id] == job for job in listed)
 
     @invariant()
     def counts_agree(self) -> None:
@@ -302,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
         for claim in self.call(self.bench.claim("good"), "claim"):
             assert self.call(self.bench.finish(claim.request.id, claim.epoch, claim.committed), "finish") is Verdict.OK
         assert all(job.state in TERMINAL for job in self.picture.jobs.values())
-        assert self.picture.jobs.keys() | self.purged == {submission.request.id for submission in self.submissions}
+        assert self.picture.jobs.keys() | self.purged.keys() == {submission.request.id for submission in self.submissions}
         load = self.run(self.bench.queue.load())
         assert (load.cost, load.running, load.delayed) == (0, 0, 0)
 
