@@ -1,7 +1,7 @@
 """Text to token ids and back. Torch-free, and safe against special tokens forged in text: see docs/decisions/002."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
@@ -64,7 +64,6 @@ class Tokenizer:
         return encoding.ids
 
 
-def unused_marker(texts: Iterable[str]) -> str:
+def unused_marker(texts: Sequence[str]) -> str:
     """A private-use character that none of `texts` holds."""
-    used = set().union(*texts)
-    return next(char for char in map(chr, range(0xF0000, 0xFFFFE)) if char not in used)
+    return next(char for char in map(chr, range(0xF0000, 0xFFFFE)) if not any(char in text for text in texts))
