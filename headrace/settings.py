@@ -40,6 +40,21 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
 
+    # Files and batches
+    files_dir: Path = Field(
+        Path("headrace-data/files"), description="Folder of uploaded and made files; one for all API and clerk processes, on a shared disk."
+    )
+    max_file_bytes: int = Field(536_870_912, ge=1, description="Largest uploaded file.")
+    file_ttl_s: int = Field(2_592_000, ge=1, description="How long a file is kept that names no expiry of its own.")
+    max_batch_bytes: int = Field(209_715_200, ge=1, description="Largest input file of a batch.")
+    max_batch_lines: int = Field(50_000, ge=1, description="Most requests in a batch.")
+    max_line_bytes: int = Field(1_048_576, ge=64, description="Longest line of a batch's input.")
+    batch_window_s: int = Field(86_400, ge=1, description="How long a batch may run; the API calls it 24h.")
+    batch_retention_s: int = Field(2_592_000, ge=1, description="How long an ended batch is remembered.")
+    rq_url: str | None = Field(
+        None, description="Redis of the clerks' task queue (RQ), which cannot be a Redis Cluster; default: HEADRACE_REDIS_URL."
+    )
+
     api_url: str = Field("http://127.0.0.1:8000", description="Where the command line finds the API.")
 
     # Queue bounds and timers, in milliseconds where the name says so
@@ -61,6 +76,9 @@ class Settings(BaseSettings):
     shutdown_s: int = Field(5, ge=1, description="How long the API waits for open requests when it is told to stop.")
 
     # Worker
+    engine: Literal["paged", "scripted"] = Field(
+        "paged", description="paged computes; scripted makes up tokens at once, to load-test everything around the engine."
+    )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps.")
     max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")
     token_budget: int = Field(

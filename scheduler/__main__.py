@@ -11,9 +11,12 @@ from prometheus_client import start_http_server
 from headrace.errors import QueueUnavailable
 from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.ports import Housekeeping
-from headrace.queues.connect import connect
+from headrace.queues.connect import connect as connect_queue
+from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
+from scheduler.batches.desk import Desk
+from scheduler.dispatcher import Dispatcher
 from scheduler.janitor import Janitor
 from scheduler.metrics import SchedulerMetrics
 
@@ -36,7 +39,9 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     on_stop_signal(stop.set)
     metrics = SchedulerMetrics()
-    async with connect(settings) as queue:
+    desk = Desk(settings.rq_url or settings.redis_url)
+    async with connect_queue(settings) as queue, connect_registries(settings) as registries:
+        dispatcher = Dispatcher(registries.batches, desk, interval=settings.janitor_ms / 1_000, clock=time.monotonic)
         janitor = Janitor(
             queue,
             interval=settings.janitor_ms / 1_000,
@@ -48,7 +53,8 @@ async def run(settings: Settings) -> None:
         if settings.scheduler_port:
             start_http_server(settings.scheduler_port, addr=settings.host, registry=metrics.registry)
         logger.info("janitor sweeps every %d ms", settings.janitor_ms)
-        await asyncio.gather(janitor.run(stop), sample_load(queue, metrics, stop))
+        await asyncio.gather(janitor.run(stop), dispatcher.run(stop), sample_load(queue, metrics, stop))
+    desk.close()
 
 
 def main() -> None:

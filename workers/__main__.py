@@ -13,6 +13,7 @@ from headrace.model_folder import ModelFolder
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
+from workers.ports import Engine
 from workers.supervisor import Supervisor
 
 logger = logging.getLogger("workers")
@@ -25,17 +26,18 @@ async def supervise(settings: Settings) -> None:
         await Supervisor(settings.worker_name, queue).run(stop)
 
 
-async def run_engine(settings: Settings, name: str) -> None:
-    # Imported here: the supervisor must stay small and start in no time, without torch.
+def make_engine(settings: Settings) -> Engine:
+    """Raises SettingsError, ModelUnavailable. May take a minute: a model that is not in the cache is converted first."""
     from workers.convert import ensure_folder
+
+    folder = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
+    if settings.engine == "scripted":
+        from workers.backends.scripted import ScriptedEngine
+
+        return ScriptedEngine(max_running=settings.max_running)
     from workers.engine.config import EngineConfig
     from workers.engine.engine import PagedEngine
-    from workers.engine_thread import EngineThread
-    from workers.worker import EngineHung, Timing, Worker
 
-    started = time.monotonic()
-    folder = ensure_folder(settings.model, settings.cache_dir)
-    context = ModelFolder.read(folder, max_context=settings.max_context).context_length
     engine = PagedEngine(
         EngineConfig(
             model=folder,
@@ -46,12 +48,23 @@ async def run_engine(settings: Settings, name: str) -> None:
             block_size=settings.block_size,
         )
     )
+    context = ModelFolder.read(folder, max_context=settings.max_context).context_length
     if (room := engine.stats().kv_tokens_total) < context:
         # The API accepts whatever fits the context, and what it accepts must be able to run.
         raise SettingsError(
             f"HEADRACE_KV_MEMORY_MB={settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
             "raise it, or lower HEADRACE_MAX_CONTEXT"
         )
+    return engine
+
+
+async def run_engine(settings: Settings, name: str) -> None:
+    # Imported here: the supervisor must stay small and start in no time, without torch.
+    from workers.engine_thread import EngineThread
+    from workers.worker import EngineHung, Timing, Worker
+
+    started = time.monotonic()
+    engine = make_engine(settings)
     thread = EngineThread(engine)
     await thread.warm_up()
     logger.info("engine ready on %s after %.1f s", engine.stats().device, time.monotonic() - started)

@@ -1,0 +1,100 @@
+"""The clerk's process: `python -m scheduler.batches`. It checks batch files, feeds their lines to the queue and writes their results."""
+
+import argparse
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+
+from headrace.errors import ModelNotFound
+from headrace.files.folder import FolderBlobs
+from headrace.lifecycle import configure, refusing
+from headrace.queues.connect import connect as connect_queue
+from headrace.registries.connect import connect as connect_registries
+from headrace.settings import Settings
+from headrace.supervise import stop_with_parent
+from headrace.wire.prompter import FolderPrompter, Prompter
+from scheduler.batches.clerk import Clerk
+from scheduler.batches.desk import Desk
+from scheduler.batches.resources import Resources
+from scheduler.batches.sweep import sweep
+from scheduler.batches.tasks import OFFICE
+from scheduler.batches.validate import InputLimits
+
+SHORTEST_TURN_S, LONGEST_TURN_S = 1.0, 30.0
+"""How long a clerk stays with a batch: at least the first while others wait, at most the second."""
+
+
+class BatchOffice:
+    """Composes what a task needs, anew for each: a task is the unit that may fail, and takes its connections with it."""
+
+    def __init__(self, settings: Settings, desk: Desk) -> None:
+        self._settings = settings
+        self._desk = desk
+        self._stopped = threading.Event()
+        self._load = lru_cache(maxsize=1)(lambda: FolderPrompter.load(settings.model, settings.cache_dir, settings.max_context))
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def work_on(self, batch_id: str) -> None:
+        started = time.monotonic()
+
+        def until() -> bool:
+            stayed = time.monotonic() - started
+            return self.stopped or stayed > LONGEST_TURN_S or (stayed > SHORTEST_TURN_S and self._desk.waiting() > 0)
+
+        async with self._resources() as resources:
+            await Clerk(resources).work_on(batch_id, until)
+
+    async def sweep(self) -> None:
+        async with self._resources() as resources:
+            await sweep(resources, self._settings.batch_retention_s * 1_000)
+
+    @asynccontextmanager
+    async def _resources(self) -> AsyncIterator[Resources]:
+        settings = self._settings
+        async with connect_queue(settings) as queue, connect_registries(settings) as registries:
+            yield Resources(
+                queue=queue,
+                files=registries.files,
+                batches=registries.batches,
+                blobs=FolderBlobs(settings.files_dir),
+                prompters=self._prompter,
+                root=settings.files_dir,
+                limits=InputLimits(bytes=settings.max_batch_bytes, lines=settings.max_batch_lines, line_bytes=settings.max_line_bytes),
+                file_ttl_s=settings.file_ttl_s,
+                clock=time.monotonic,
+                now_ms=lambda: time.time_ns() // 1_000_000,
+            )
+
+    def _prompter(self, model: str) -> Prompter:
+        if model != self._settings.served_model:
+            raise ModelNotFound(f"The model '{model[:200]}' does not exist or is not served here.", param="model")
+        return self._load()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scheduler.batches", description="Checks batch files, runs and writes them.")
+    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
+    arguments = parser.parse_args()
+    settings = configure("clerk")
+    if arguments.supervised:
+        stop_with_parent()
+    with refusing("clerk"):
+        desk = Desk(settings.rq_url or settings.redis_url)
+        office = BatchOffice(settings, desk)
+        OFFICE.set(office)
+        desk.serve(office.stop)
+        desk.close()
+    if not office.stopped:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

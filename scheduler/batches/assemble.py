@@ -1,0 +1,87 @@
+"""Writing a batch's files, when nothing of it runs any more: answers and errors, each in the order of the input.
+
+The files are made from the journal alone, and their ids and bytes follow from the batch, so whoever is cut off here leaves nothing behind
+that matters, and whoever does it again does the same.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from headrace.batch import Batch, BatchStatus
+from headrace.file import FileRecord, Purpose
+from headrace.files.journal import Journal
+from headrace.ids import line_job_id, made_file_id
+from scheduler.batches.batch_line import parse_line
+from scheduler.batches.hold import Hold
+from scheduler.batches.lines import Input
+from scheduler.batches.resources import Resources
+from scheduler.batches.results import undone_line
+
+
+def outcome(batch: Batch, *, whole: bool) -> tuple[BatchStatus, str]:
+    """How the batch ends, and the code of lines that were not finished. `whole`: every line has a result."""
+    if batch.status is BatchStatus.CANCELLING:
+        return BatchStatus.CANCELLED, "batch_cancelled"
+    return BatchStatus.COMPLETED if whole else BatchStatus.EXPIRED, "batch_expired"
+
+
+async def assemble(resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
+    """Write both files and end the batch. Raises BatchLeaseLost, QueueUnavailable, OSError."""
+    journal.refresh()
+    batch, tally = hold.batch, journal.tally
+    status, undone = outcome(batch, whole=len(journal) == len(lines))
+    errors = _errors(batch, lines, journal, undone, resources.queue.shards)
+    output_id = await _make(resources, hold, "output", journal.answers())
+    error_id = await _make(resources, hold, "errors", errors)
+    progress = replace(
+        batch.progress,
+        completed=tally.completed,
+        failed=len(lines) - tally.completed,
+        input_tokens=tally.input_tokens,
+        output_tokens=tally.output_tokens,
+    )
+    await hold.update(progress=progress, status=status, output_file_id=output_id, error_file_id=error_id)
+
+
+async def _make(resources: Resources, hold: Hold, role: str, content: Iterable[bytes]) -> str | None:
+    """Store a file and its record; its id, or None if there is nothing to store."""
+    new = hold.batch.new
+    file_id = made_file_id(new.id, role)
+    size = await hold.keep(asyncio.to_thread(_publish, resources, file_id, content))
+    if not size:
+        return None
+    made_ms = resources.now_ms()
+    record = FileRecord(
+        id=file_id,
+        tenant=new.tenant,
+        filename=f"{new.id}_{role}.jsonl",
+        purpose=Purpose.BATCH_OUTPUT,
+        size=size,
+        created_ms=made_ms,
+        expires_ms=made_ms + 1_000 * (new.output_ttl_s or resources.file_ttl_s),
+    )
+    await resources.files.put(record)
+    return file_id
+
+
+def _publish(resources: Resources, file_id: str, content: Iterable[bytes]) -> int:
+    """The file's size in bytes; an empty one is not stored."""
+    scratch = resources.blobs.scratch()
+    with scratch.open("xb") as file:
+        file.writelines(content)
+        size = file.tell()
+    if size:
+        resources.blobs.publish(scratch, file_id)
+    else:
+        scratch.unlink()
+    return size
+
+
+def _errors(batch: Batch, lines: Input, journal: Journal, undone: str, shards: int) -> Iterator[bytes]:
+    for line in range(len(lines)):
+        if line not in journal:
+            job_id = line_job_id(batch.new.id, line, batch.created_ms, shards)
+            yield undone_line(parse_line(lines[line]).custom_id, job_id, undone) + b"\n"
+        elif (error := journal.error(line)) is not None:
+            yield error

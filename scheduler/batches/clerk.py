@@ -1,0 +1,125 @@
+"""The clerk: takes a batch that is due, does what its status calls for, and gives it back."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+from headrace.batch import BatchStatus, LineFault
+from headrace.errors import BatchLeaseLost, FileNotKnown, ModelUnavailable, QueueFull, QueueUnavailable
+from headrace.files.journal import Journal
+from headrace.files.workspace import Workspace
+from scheduler.batches.assemble import assemble
+from scheduler.batches.hold import LEASE_MS, Hold
+from scheduler.batches.lines import Index, Input
+from scheduler.batches.resources import Resources
+from scheduler.batches.run import Runner
+from scheduler.batches.validate import Validator
+
+logger = logging.getLogger(__name__)
+
+MODEL_RETRY_MS = 2_000
+FAULT_RETRY_MS = 5_000
+"""Before a batch is tried again whose work met a full disk or an absent model."""
+
+_LINES_PER_LOOK = 200
+
+
+class Clerk:
+    """Works on one batch at a time."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    async def work_on(self, batch_id: str, until: Callable[[], bool]) -> None:
+        """Bring a batch as far as it will go; `until` says when others should have a turn. Does nothing if somebody else holds it.
+
+        What can be cured by time (a store or disk that is away) is logged and left for the next turn.
+        """
+        try:
+            lease = await self._resources.batches.acquire(batch_id, secrets.token_hex(8), LEASE_MS)
+            if lease is None:
+                return
+            hold = Hold(self._resources.batches, lease, self._resources.clock)
+            await hold.release(await self._work(hold, until))
+        except BatchLeaseLost:
+            logger.info("batch %s was taken over by another clerk", batch_id)
+        except (QueueUnavailable, QueueFull) as error:
+            logger.warning("batch %s waits for the state store: %s", batch_id, error)
+
+    async def _work(self, hold: Hold, until: Callable[[], bool]) -> int:
+        """Returns in how many milliseconds there is more to do."""
+        batch_id = hold.batch.new.id
+        workspace = Workspace(self._resources.root, batch_id)
+        try:
+            if hold.batch.status is BatchStatus.VALIDATING:
+                await self._validate(hold, workspace)
+            if hold.batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING):
+                await self._run(hold, workspace, until)
+            if hold.batch.status is BatchStatus.FINALIZING:
+                await self._assemble(hold, workspace)
+        except ModelUnavailable as error:
+            logger.warning("batch %s waits for its model: %s", batch_id, error)
+            return MODEL_RETRY_MS
+        except OSError as error:
+            logger.error("batch %s cannot go on for now: %s", batch_id, error)
+            return FAULT_RETRY_MS
+        return 0
+
+    async def _validate(self, hold: Hold, workspace: Workspace) -> None:
+        resources, new = self._resources, hold.batch.new
+        workspace.create()
+        try:
+            await asyncio.to_thread(resources.blobs.borrow, new.input_file_id, workspace.input)
+        except FileNotKnown:
+            why = "The input file was deleted before it could be read."
+            await self._refuse(hold, workspace, (LineFault(code="input_file_missing", message=why, param="input_file_id"),))
+            return
+        validator = Validator(new.endpoint, resources.prompters, resources.limits)
+        with workspace.input.open("rb") as file:
+            for number in validator.read(file, workspace.input.stat().st_size):
+                if number % _LINES_PER_LOOK == 0:
+                    await hold.renew_if_due()
+        if validator.faults:
+            await self._refuse(hold, workspace, tuple(validator.faults))
+            return
+        await asyncio.to_thread(validator.index.save, workspace.index)
+        progress = replace(hold.batch.progress, total=len(validator.index))
+        await hold.update(progress=progress, model=validator.model, status=BatchStatus.IN_PROGRESS)
+        logger.info("batch %s has %d requests", new.id, len(validator.index))
+
+    async def _refuse(self, hold: Hold, workspace: Workspace, faults: tuple[LineFault, ...]) -> None:
+        await hold.update(faults=faults, status=BatchStatus.FAILED)
+        logger.info("batch %s is refused: %d faults, the first: %s", hold.batch.new.id, len(faults), faults[0].code)
+        await asyncio.to_thread(workspace.remove)
+
+    async def _run(self, hold: Hold, workspace: Workspace, until: Callable[[], bool]) -> None:
+        try:
+            index = Index.load(workspace.index)
+        except FileNotFoundError:
+            if hold.batch.status is not BatchStatus.CANCELLING:
+                raise  # the folder of files is not the one it was
+            # Cancelled before its input was read: there is nothing to account for.
+            await hold.update(status=BatchStatus.CANCELLED)
+            await asyncio.to_thread(workspace.remove)
+            return
+        journal = Journal(workspace.journal)
+        with closing(Input(workspace.input, index)) as lines:
+            runner = Runner(self._resources, hold, lines, journal)
+            await runner.run(until)
+            if not runner.finished:
+                return
+            if hold.batch.status is BatchStatus.CANCELLING:
+                await assemble(self._resources, hold, lines, journal)
+                await asyncio.to_thread(workspace.remove)
+            else:
+                # Should a cancel have come first, this is not taken, and the next turn cancels.
+                await hold.update(status=BatchStatus.FINALIZING)
+
+    async def _assemble(self, hold: Hold, workspace: Workspace) -> None:
+        with closing(Input(workspace.input, Index.load(workspace.index))) as lines:
+            await assemble(self._resources, hold, lines, Journal(workspace.journal))
+        logger.info("batch %s is %s: %s", hold.batch.new.id, hold.batch.status, hold.batch.progress)
+        await asyncio.to_thread(workspace.remove)

@@ -1,0 +1,80 @@
+"""The clerks' task queue, on RQ. It only says "look at this batch": a task that is lost, doubled or late does no harm, because whoever is
+given one asks the batch's lease first, and the dispatcher asks again.
+
+RQ's own registries are not consulted: they notice a dead worker after minutes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue, SimpleWorker
+from rq.serializers import JSONSerializer
+
+from headrace.errors import QueueUnavailable
+
+_NAME = "headrace"
+_WORK_ON = "scheduler.batches.tasks.work_on"
+_SWEEP = "scheduler.batches.tasks.sweep"
+
+MOST_WAITING = 1_000
+"""Tasks beyond these say nothing new: nobody is there to take them."""
+
+_NO_TIMEOUT = -1
+"""A batch's lease bounds who works on it, and `until` for how long."""
+_FAILURE_TTL_S = 3_600
+
+
+class _Worker(SimpleWorker):
+    """Runs its tasks in this very process, which our supervisor watches. (RQ's forking worker would add a process that nobody does.)"""
+
+    on_stop: Callable[[], None]
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.on_stop()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+
+class Desk:
+    """Where tasks for clerks are put and taken. Calls block."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = Redis.from_url(url)
+        self._queue = Queue(_NAME, connection=self._connection, serializer=JSONSerializer)
+
+    def work_on(self, batch_id: str) -> None:
+        """Have a clerk look at a batch. Raises QueueUnavailable."""
+        self._put(_WORK_ON, batch_id)
+
+    def sweep(self) -> None:
+        """Have a clerk clear away what nobody needs any more. Raises QueueUnavailable."""
+        self._put(_SWEEP)
+
+    def _put(self, function: str, *arguments: str) -> None:
+        if self.waiting() < MOST_WAITING:
+            with _translating():
+                self._queue.enqueue_call(function, args=arguments, timeout=_NO_TIMEOUT, result_ttl=0, failure_ttl=_FAILURE_TTL_S)
+
+    def waiting(self) -> int:
+        """Tasks that no clerk has taken. Raises QueueUnavailable."""
+        with _translating():
+            return int(self._queue.count)
+
+    def serve(self, on_stop: Callable[[], None]) -> None:
+        """Take tasks, one at a time, until SIGTERM or SIGINT; `on_stop` is called from the signal handler. Returns early on a fault."""
+        worker = _Worker([self._queue], connection=self._connection, serializer=JSONSerializer)
+        worker.on_stop = on_stop
+        worker.work(logging_level="WARNING")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable(f"the clerks' task queue did not answer: {error}") from error

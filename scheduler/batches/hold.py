@@ -1,0 +1,62 @@
+"""A batch that this process holds the lease of."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from headrace.batch import Batch, BatchStatus, LineFault, Progress
+from headrace.batch_ports import BatchLease, BatchUpdate, BatchWork
+
+LEASE_MS = 5_000
+RENEW_S = 1.0
+
+T = TypeVar("T")
+
+
+class Hold:
+    """Everything that a holder writes about his batch goes through here; `batch` is what the last write was answered with."""
+
+    def __init__(self, work: BatchWork, lease: BatchLease, clock: Callable[[], float]) -> None:
+        self.batch = lease.batch
+        self._work = work
+        self._epoch = lease.epoch
+        self._clock = clock
+        self._renewed = clock()
+
+    async def update(
+        self,
+        *,
+        progress: Progress | None = None,
+        status: BatchStatus | None = None,
+        model: str | None = None,
+        faults: tuple[LineFault, ...] | None = None,
+        output_file_id: str | None = None,
+        error_file_id: str | None = None,
+    ) -> Batch:
+        """Raises BatchLeaseLost, QueueUnavailable."""
+        update = BatchUpdate(
+            progress=progress,
+            status=status,
+            model=model,
+            faults=faults,
+            output_file_id=output_file_id,
+            error_file_id=error_file_id,
+        )
+        self.batch = await self._work.update(self.batch.new.id, self._epoch, update, LEASE_MS)
+        self._renewed = self._clock()
+        return self.batch
+
+    async def renew_if_due(self) -> None:
+        """Raises as `update`."""
+        if self._clock() - self._renewed >= RENEW_S:
+            await self.update()
+
+    async def keep(self, work: Awaitable[T]) -> T:
+        """Await something long, and keep the lease meanwhile. Raises as `update`; the work is not stopped then, only left alone."""
+        task = asyncio.ensure_future(work)
+        while not (await asyncio.wait([task], timeout=RENEW_S))[0]:
+            await self.update()
+        return task.result()
+
+    async def release(self, delay_ms: int) -> None:
+        await self._work.release(self.batch.new.id, self._epoch, delay_ms)

@@ -1,0 +1,27 @@
+"""What work on batches takes, made once per process or task by whoever composes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.batch_ports import BatchWork, BlobStore, FileRegistry
+from headrace.ports import JobQueue
+from headrace.wire.draft import Prompters
+from scheduler.batches.validate import InputLimits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    queue: JobQueue
+    files: FileRegistry
+    batches: BatchWork
+    blobs: BlobStore
+    prompters: Prompters
+    root: Path
+    """The folder of files and workspaces."""
+    limits: InputLimits
+    file_ttl_s: int
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    now_ms: Callable[[], int]
+    """Unix milliseconds."""

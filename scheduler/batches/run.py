@@ -1,0 +1,269 @@
+"""Running a batch: hand its lines to the queue, no more than the workers can soon take, and write what comes back into its journal.
+
+Every step may be cut off anywhere and done again by somebody else. A line's job id follows from the batch and the line, so handing it over
+twice makes one job. A result is durable in the journal before the queue may forget it. What is in flight needs no memory of its own: it is
+what was submitted and is not in the journal.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+
+from headrace.batch import Batch, BatchStatus
+from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestError
+from headrace.file import FileRecord, Purpose
+from headrace.files.journal import Journal, Result
+from headrace.ids import line_job_id, made_file_id
+from headrace.ports import START, Submission
+from headrace.request import Lane, Request
+from headrace.state import TERMINAL, State
+from headrace.wire.draft import Draft, draft
+from scheduler.batches.batch_line import parse_line, read_body
+from scheduler.batches.hold import Hold
+from scheduler.batches.lines import Input
+from scheduler.batches.resources import Resources
+from scheduler.batches.results import ended_result, refused_result
+
+FIRST_WINDOW, LARGEST_WINDOW = 64, 4_096
+"""Lines in flight. Enough to keep a worker's engine full while nobody looks, few enough to leave no heap in the store."""
+
+LOOK_S = 0.1
+"""Between two looks at what is in flight."""
+
+SAVE_S = 0.5
+"""Between two checkpoints: what callers see of the progress."""
+
+_CHUNK = 64
+_WHOLE_LOG = 1_000_000
+
+
+def next_window(window: int, waiting: int) -> int:
+    """How many lines to keep in flight, given how many of them still wait in the queue.
+
+    Empty-handed workers double it; a queue that holds more than half of it halves it.
+    """
+    if waiting == 0:
+        return min(2 * window, LARGEST_WINDOW)
+    return max(window // 2, FIRST_WINDOW) if waiting > window // 2 else window
+
+
+class Runner:
+    """Works on one batch that is in progress, or is being cancelled."""
+
+    def __init__(self, resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
+        self._resources = resources
+        self._queue = resources.queue
+        self._hold = hold
+        self._lines = lines
+        self._journal = journal
+        self._window = FIRST_WINDOW
+        self._next = hold.batch.progress.submitted
+        journal.refresh()
+        self._live = {line for line in range(self._next) if line not in journal}
+        self._replayed: set[int] = set()
+        """Lines that the queue knows and has no job of: see `_submit_again`."""
+        self._closed = False
+        self._saved_at = float("-inf")
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is in flight, and nothing more will be."""
+        return not self._live and (self._stopping or self._next == len(self._lines))
+
+    async def run(self, until: Callable[[], bool]) -> None:
+        """Work until the batch is `finished`, or `until` says to let others work. Raises BatchLeaseLost, QueueUnavailable."""
+        while not self.finished:
+            moved = await self._turn()
+            if self.finished or until():
+                break
+            await self._save(now=False)
+            if not moved:
+                await asyncio.sleep(LOOK_S)
+        await self._save(now=True)
+
+    @property
+    def _batch(self) -> Batch:
+        return self._hold.batch
+
+    @property
+    def _stopping(self) -> bool:
+        return self._closed or self._batch.status is BatchStatus.CANCELLING
+
+    async def _turn(self) -> bool:
+        """One look at what is in flight, and what follows from it. False: nothing to do but wait."""
+        self._closed = self._closed or self._resources.now_ms() >= self._batch.expires_ms
+        lines = sorted(self._live)
+        states = dict(zip(lines, await self._queue.states([self._job_id(line) for line in lines]), strict=True))
+        ended = [line for line, state in states.items() if state in TERMINAL]
+        await self._collect(ended)
+        if self._stopping:
+            await self._abandon(states)
+            return bool(ended)
+        await self._submit_again([line for line, state in states.items() if state is None])
+        self._window = next_window(self._window, sum(state is State.QUEUED for state in states.values()))
+        room = max(0, self._window - len(self._live))
+        return await self._submit(range(self._next, min(self._next + room, len(self._lines)))) or bool(ended)
+
+    # What comes back
+
+    async def _collect(self, ended: Sequence[int]) -> None:
+        for start in range(0, len(ended), _CHUNK):
+            lines = ended[start : start + _CHUNK]
+            job_ids = [self._job_id(line) for line in lines]
+            jobs = await self._queue.get_many(self._batch.new.tenant, job_ids)
+            logs = await self._queue.read_logs([(job_id, START) for job_id in job_ids], _WHOLE_LOG)
+            results = []
+            for line, job, log in zip(lines, jobs, logs, strict=True):
+                if job is None or not log:
+                    continue  # forgotten in this moment, by somebody who has recorded it: the journal has it at the next look
+                if job.state is State.EXPIRED:
+                    self._closed = True  # a line's deadline is the batch's
+                if job.state in (State.EXPIRED, State.CANCELLED) and self._stopping:
+                    self._live.discard(line)  # undone: it gets its error line when the files are written
+                else:
+                    results.append(ended_result(line, self._custom_id(line), job, log))
+            await self._record(results)
+            await self._queue.forget([self._job_id(result.line) for result in results])
+
+    async def _record(self, results: Sequence[Result]) -> None:
+        await self._hold.renew_if_due()
+        await asyncio.to_thread(self._journal.append, results)
+        self._live.difference_update(result.line for result in results)
+
+    async def _abandon(self, states: dict[int, State | None]) -> None:
+        """Stop what still runs; lines that no job is known of are undone already."""
+        tenant = self._batch.new.tenant
+        for line, state in states.items():
+            if state is None:
+                self._live.discard(line)
+        running = [line for line, state in states.items() if state is not None and line in self._live]
+        for chunk in _chunks(running):
+            await asyncio.gather(*(self._queue.cancel(tenant, self._job_id(line)) for line in chunk))
+
+    # What goes in
+
+    async def _submit(self, lines: Iterable[int]) -> bool:
+        """Hand over lines in order. False: there were none."""
+        taken = False
+        for chunk in _chunks(lines):
+            await self._hold.renew_if_due()
+            self._live.update(line for line in chunk if line not in self._journal)
+            self._next = chunk[-1] + 1
+            await self._hand_over(chunk)
+            taken = True
+        return taken
+
+    async def _submit_again(self, lines: Sequence[int]) -> None:
+        """Lines that were submitted and that the queue has no job of: cut off before they reached it, or collected by somebody else.
+
+        A job that ended and was purged before anybody collected it cannot run again under its id; its line fails.
+        """
+        if not lines:
+            return
+        self._journal.refresh()
+        self._live.difference_update(line for line in lines if line in self._journal)
+        lost = [line for line in lines if line in self._live and line in self._replayed]
+        error = RequestError("The result was purged before it could be collected.", code="result_lost")
+        error.status = 500
+        await self._record([refused_result(line, self._custom_id(line), self._job_id(line), error) for line in lost])
+        for chunk in _chunks(line for line in lines if line in self._live):
+            self._replayed.update(await self._hand_over(chunk))
+
+    async def _hand_over(self, lines: Sequence[int]) -> list[int]:
+        """Accept the lines' jobs; those that the queue knew already are returned. Lines that cannot be drafted fail.
+
+        What a full queue refuses is found missing at the next look, and handed over again.
+        """
+        drafted = await asyncio.to_thread(lambda: [self._draft(line) for line in lines])
+        await self._record([one for one in drafted if isinstance(one, Result)])
+        pending = [(line, one) for line, one in zip(lines, drafted, strict=True) if isinstance(one, Draft)]
+        answers = await asyncio.gather(*(self._accept(line, one) for line, one in pending))
+        return [line for (line, _), replayed in zip(pending, answers, strict=True) if replayed]
+
+    async def _accept(self, line: int, drafted: Draft) -> bool:
+        try:
+            return (await self._queue.accept(self._submission(line, drafted))).replayed
+        except QueueFull:
+            return False
+
+    def _draft(self, line: int) -> Draft | Result:
+        job_id = self._job_id(line)
+        parsed = parse_line(self._lines[line])
+        try:
+            # The seed follows from the line too, so that handing it over twice cannot make two different requests.
+            seed = int.from_bytes(sha256(job_id.encode()).digest()[:7], "big")
+            return draft(read_body(parsed, self._batch.new.endpoint), self._resources.prompters, seed)
+        except ModelNotFound as error:
+            # It was served when the input was checked: like any accepted request, the line waits until it is again.
+            raise ModelUnavailable(error.message) from error
+        except RequestError as error:
+            return refused_result(line, parsed.custom_id, job_id, error)
+
+    def _submission(self, line: int, drafted: Draft) -> Submission:
+        request = Request(
+            id=self._job_id(line),
+            tenant=self._batch.new.tenant,
+            model=drafted.model,
+            endpoint=drafted.endpoint,
+            lane=Lane.BATCH,
+            prompt_ids=drafted.prompt_ids,
+            sampling=drafted.sampling,
+            created=self._batch.created_ms // 1_000,
+            stream=False,
+            attended=False,
+        )
+        ttl_ms = max(1, self._batch.expires_ms - self._resources.now_ms())
+        return Submission(request=request, idempotency_key=None, body_hash="", ttl_ms=ttl_ms)
+
+    # What callers see
+
+    async def _save(self, *, now: bool) -> None:
+        """Checkpoint, which renews the lease and brings word of a cancel."""
+        clock = self._resources.clock()
+        if not now and clock - self._saved_at < SAVE_S:
+            return
+        self._saved_at = clock
+        tally = self._journal.tally
+        progress = replace(
+            self._batch.progress,
+            submitted=self._next,
+            completed=tally.completed,
+            failed=tally.failed,
+            input_tokens=tally.input_tokens,
+            output_tokens=tally.output_tokens,
+        )
+        output_id = await self._show_output() if tally.completed else None
+        await self._hold.update(progress=progress, output_file_id=output_id)
+
+    async def _show_output(self) -> str:
+        """The output file as far as it goes: its content comes out of the journal until it is whole."""
+        batch_id = self._batch.new.id
+        record = FileRecord(
+            id=made_file_id(batch_id, "output"),
+            tenant=self._batch.new.tenant,
+            filename=f"{batch_id}_output.jsonl",
+            purpose=Purpose.BATCH_OUTPUT,
+            size=self._journal.prefix_bytes,
+            created_ms=self._batch.in_progress_ms or self._batch.created_ms,
+            batch_id=batch_id,
+        )
+        await self._resources.files.put(record)
+        return record.id
+
+    def _job_id(self, line: int) -> str:
+        return line_job_id(self._batch.new.id, line, self._batch.created_ms, self._queue.shards)
+
+    def _custom_id(self, line: int) -> str:
+        return parse_line(self._lines[line]).custom_id
+
+
+def _chunks(lines: Iterable[int]) -> Iterable[list[int]]:
+    chunk: list[int] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

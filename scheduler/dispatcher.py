@@ -1,0 +1,60 @@
+"""The dispatcher: has clerks look at the batches that are due, and at what has expired, now and then.
+
+It trusts nothing but the batches' own state: a task that a clerk lost, with its process or its queue, is put again when its time is over.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from headrace.batch_ports import BatchWork
+from headrace.errors import QueueUnavailable
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 100
+AGAIN_MS = 5_000
+"""A batch that no clerk has taken this long after it was put is put again."""
+SWEEP_S = 60.0
+
+
+class Clerks(Protocol):
+    """Where tasks are put for them. Calls block, and raise QueueUnavailable."""
+
+    def work_on(self, batch_id: str) -> None: ...
+
+    def sweep(self) -> None: ...
+
+
+class Dispatcher:
+    """Looks every `interval` seconds of `clock` (monotonic seconds)."""
+
+    def __init__(self, batches: BatchWork, clerks: Clerks, *, interval: float, clock: Callable[[], float]) -> None:
+        self._batches = batches
+        self._clerks = clerks
+        self._interval = interval
+        self._clock = clock
+        self._swept_at = float("-inf")
+        self._reachable = True
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self.tick()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._interval)
+
+    async def tick(self) -> None:
+        try:
+            for batch_id in await self._batches.dispatch(LIMIT, AGAIN_MS):
+                await asyncio.to_thread(self._clerks.work_on, batch_id)
+            if self._clock() - self._swept_at >= SWEEP_S:
+                await asyncio.to_thread(self._clerks.sweep)
+                self._swept_at = self._clock()
+        except QueueUnavailable as error:
+            if self._reachable:
+                logger.warning("no batch can be given to a clerk: %s", error)
+            self._reachable = False
+        else:
+            self._reachable = True

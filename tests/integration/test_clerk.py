@@ -1,0 +1,339 @@
+"""The work on a batch, cut off before and behind every single call that leaves the process: the next clerk makes the same files."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from headrace.batch import Batch, BatchStatus, NewBatch
+from headrace.batch_ports import BlobStore
+from headrace.embedded import EmbeddedValkey
+from headrace.errors import FileNotKnown
+from headrace.file import Purpose
+from headrace.files.folder import FolderBlobs
+from headrace.files.journal import Journal
+from headrace.files.workspace import workspaces
+from headrace.ids import line_job_id, new_batch_id, new_file_id
+from headrace.ports import JobQueue
+from headrace.queues.memory import MemoryQueue
+from headrace.queues.rules import QueueLimits
+from headrace.request import Endpoint, Request
+from headrace.state import State
+from headrace.testing.cut import Cut, Killed, Pause
+from headrace.testing.eventually import eventually
+from headrace.testing.registry_bench import RegistryBench
+from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker, pangram
+from headrace.testing.words import WordPrompter
+from scheduler.batches.clerk import Clerk
+from scheduler.batches.hold import LEASE_MS
+from scheduler.batches.lines import Index
+from scheduler.batches.resources import Resources
+from scheduler.batches.sweep import sweep
+from scheduler.batches.validate import InputLimits
+
+TENANT = "alice"
+WINDOW_MS = 3_600_000
+LINES = 5
+SENTENCE = "".join(PANGRAM)
+
+
+def line(number: int, **body: Any) -> bytes:
+    whole = {"model": "m", "messages": [{"role": "user", "content": f"line {number}"}], "max_tokens": 20} | body
+    return orjson.dumps({"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": whole}) + b"\n"
+
+
+GOOD = b"".join(line(number) for number in range(LINES))
+
+
+@dataclass
+class Site:
+    """A store, a queue with a worker, and a folder; clerks come and go."""
+
+    registries: RegistryBench
+    queue: MemoryQueue
+    root: Path
+    blobs: FolderBlobs
+    pace: Pace
+
+    async def upload(self, content: bytes) -> str:
+        scratch = self.blobs.scratch()
+        scratch.write_bytes(content)
+        record = self.registries.file(id=new_file_id(), tenant=TENANT, purpose=Purpose.BATCH, size=len(content))
+        self.blobs.publish(scratch, record.id)
+        await self.registries.add(record)
+        return record.id
+
+    async def create(self, content: bytes, **fields: Any) -> str:
+        file_id = await self.upload(content)
+        new = NewBatch(id=new_batch_id(), tenant=TENANT, endpoint=Endpoint.CHAT, input_file_id=file_id, **fields)
+        await self.registries.create(new, window_ms=WINDOW_MS)
+        return new.id
+
+    def resources(self, cut: Cut) -> Resources:
+        queue: JobQueue = cut.watch(self.queue)
+        blobs: BlobStore = cut.watch(self.blobs)
+        return Resources(
+            queue=queue,
+            files=cut.watch(self.registries.files),
+            batches=cut.watch(self.registries.batches),
+            blobs=blobs,
+            prompters=lambda model: WordPrompter(context_length=200),
+            root=self.root,
+            limits=InputLimits(bytes=1_000_000, lines=100, line_bytes=10_000),
+            file_ttl_s=1_000,
+            clock=lambda: self.registries.now_ms / 1_000,
+            now_ms=lambda: self.registries.now_ms,
+        )
+
+    async def batch(self, batch_id: str) -> Batch:
+        return await self.registries.batches.get(TENANT, batch_id)
+
+    async def work(self, batch_id: str, cut: Cut, until: Callable[[], bool] = lambda: False) -> None:
+        await Clerk(self.resources(cut)).work_on(batch_id, until)
+
+    async def sweep(self) -> None:
+        await sweep(self.resources(Cut()), retention_ms=10**9)
+
+    async def finish(self, batch_id: str) -> Batch:
+        """Let clerks work, as the dispatcher would send them, until the batch has ended."""
+
+        async def ended() -> Batch | None:
+            for due in await self.registries.batches.dispatch(10, 1_000):
+                await self.work(due, Cut())
+            await self.registries.advance(1_000)
+            batch = await self.batch(batch_id)
+            return batch if batch.status in ("completed", "failed", "expired", "cancelled") else None
+
+        return await eventually(ended)
+
+    def content(self, file_id: str | None) -> list[Any]:
+        if file_id is None:
+            return []
+        with self.blobs.open(file_id) as file:
+            return [orjson.loads(one) for one in file.read().splitlines()]
+
+
+def answer(request: Request) -> Script:
+    """A line whose limit is 13 fails; the others answer."""
+    return Script(("boom",), State.FAILED, "the script says so") if request.sampling.max_tokens == 13 else pangram(request)
+
+
+@asynccontextmanager
+async def open_site(url: str, root: Path, *, limits: QueueLimits | None = None) -> AsyncIterator[Site]:
+    registries = await RegistryBench.connect(url)
+    queue = MemoryQueue(clock=lambda: registries.now_ms, limits=limits)
+    pace = Pace()
+    try:
+        async with ScriptedWorker(queue, model="m", script=answer, pace=pace).run():
+            yield Site(registries, queue, root, FolderBlobs(root), pace)
+        await registries.audit()
+    finally:
+        await registries.aclose()
+
+
+@pytest.fixture
+async def site(valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
+    async with open_site(valkey.url, tmp_path) as opened:
+        yield opened
+
+
+def check_complete(site: Site, batch: Batch) -> None:
+    assert batch.status is BatchStatus.COMPLETED
+    assert batch.error_file_id is None
+    answers = site.content(batch.output_file_id)
+    assert [one["custom_id"] for one in answers] == [f"line-{number}" for number in range(LINES)]
+    assert {one["response"]["body"]["choices"][0]["message"]["content"] for one in answers} == {SENTENCE}
+    assert (batch.progress.total, batch.progress.completed, batch.progress.failed) == (LINES, LINES, 0)
+    assert batch.progress.output_tokens == LINES * (len(PANGRAM) + 1)
+    assert list(workspaces(site.root)) == []
+
+
+async def test_a_batch_runs_to_its_end(site: Site) -> None:
+    check_complete(site, await site.finish(await site.create(GOOD)))
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+async def test_killed_at_every_call_the_files_are_the_same(site: Site, monkeypatch: pytest.MonkeyPatch, behind: bool) -> None:
+    """The first clerk dies at call k, whichever k; whoever comes when the lease has run out brings the batch to the same end."""
+    written, saved = Journal.append, Index.save
+    k = 0
+    while True:
+        k += 1
+        cut = Cut(k, behind=behind)
+        with monkeypatch.context() as disk:
+            disk.setattr(Journal, "append", cut.watch_function(written))
+            disk.setattr(Index, "save", cut.watch_function(saved))
+            batch_id = await site.create(GOOD)
+            try:
+                await site.work(batch_id, cut)
+            except Killed:
+                died = True
+            else:
+                died = False
+        await site.registries.advance(LEASE_MS + 1)
+        await site.sweep()  # takes nothing that the next clerk needs
+        check_complete(site, await site.finish(batch_id))
+        if not died:
+            break
+    assert k > 20, "the enumeration has hardly begun: are the calls still watched?"
+
+
+async def turns(site: Site, batch_id: str, count: int) -> None:
+    """A clerk looks at the batch so often, and leaves it."""
+    left = iter(range(count - 1))
+    await site.work(batch_id, Cut(), until=lambda: next(left, None) is None)
+
+
+async def test_two_clerks_at_once_do_the_work_of_one(site: Site) -> None:
+    """One is stopped for longer than its lease, in front of every call in turn, and goes on when another one has done all the work."""
+    for k in range(1, 200):
+        paused, go_on = asyncio.Event(), asyncio.Event()
+        batch_id = await site.create(GOOD)
+        zombie = asyncio.create_task(site.work(batch_id, Pause(k, paused, go_on)))
+        waiting = asyncio.create_task(paused.wait())
+        await asyncio.wait([zombie, waiting], return_when=asyncio.FIRST_COMPLETED)
+        await site.registries.advance(LEASE_MS + 1)
+        batch = await site.finish(batch_id)
+        go_on.set()
+        await zombie
+        waiting.cancel()
+        assert await site.batch(batch_id) == batch
+        check_complete(site, batch)
+        record = await site.registries.files.get(TENANT, batch.output_file_id or "")
+        assert record.batch_id is None
+        if not paused.is_set():
+            return
+    raise AssertionError("the enumeration has not come to its end")
+
+
+async def test_an_output_file_is_there_from_the_first_answer_on(site: Site) -> None:
+    site.pace.hold()
+    batch_id = await site.create(GOOD)
+    await turns(site, batch_id, 2)
+    assert (await site.batch(batch_id)).output_file_id is None
+    site.pace.release()
+
+    async def first_answer() -> str | None:
+        await turns(site, batch_id, 1)
+        return (await site.batch(batch_id)).output_file_id
+
+    file_id = await eventually(first_answer)
+    record = await site.registries.files.get(TENANT, file_id)
+    if record.batch_id is not None:  # it may be done by now
+        assert record.batch_id == batch_id
+        assert record.size > 0
+    batch = await site.finish(batch_id)
+    assert batch.output_file_id == file_id
+    check_complete(site, batch)
+
+
+async def test_a_line_that_fails_is_in_the_error_file_and_the_others_answer(site: Site) -> None:
+    batch = await site.finish(await site.create(line(0) + line(1, max_tokens=13) + line(2)))
+    assert batch.status is BatchStatus.COMPLETED
+    assert [one["custom_id"] for one in site.content(batch.output_file_id)] == ["line-0", "line-2"]
+    [error] = site.content(batch.error_file_id)
+    assert error["custom_id"] == "line-1"
+    assert error["response"]["status_code"] == 500
+    assert (batch.progress.completed, batch.progress.failed) == (2, 1)
+
+
+async def test_where_no_line_answers_there_is_no_output_file(site: Site) -> None:
+    batch = await site.finish(await site.create(line(0, max_tokens=13)))
+    assert batch.output_file_id is None
+    assert len(site.content(batch.error_file_id)) == 1
+
+
+async def test_a_refused_file_runs_nothing(site: Site) -> None:
+    batch = await site.finish(await site.create(line(0) + b"{\n" + line(0)))
+    assert batch.status is BatchStatus.FAILED
+    assert [(fault.code, fault.line) for fault in batch.faults] == [("invalid_json_line", 2), ("duplicate_custom_id", 3)]
+    assert batch.output_file_id is batch.error_file_id is None
+    assert not site.queue.outbox
+    assert list(workspaces(site.root)) == []
+
+
+async def test_an_input_deleted_too_early_is_named_and_one_deleted_later_is_no_matter(site: Site) -> None:
+    batch_id = await site.create(GOOD)
+    site.blobs.delete((await site.batch(batch_id)).new.input_file_id)
+    assert [fault.code for fault in (await site.finish(batch_id)).faults] == ["input_file_missing"]
+    site.pace.hold()
+    batch_id = await site.create(GOOD)
+    await turns(site, batch_id, 1)
+    site.blobs.delete((await site.batch(batch_id)).new.input_file_id)
+    site.pace.release()
+    check_complete(site, await site.finish(batch_id))
+
+
+@pytest.mark.parametrize("turns_before", [0, 1, 3])
+async def test_a_cancelled_batch_keeps_what_is_done_and_accounts_for_every_line(site: Site, turns_before: int) -> None:
+    site.pace.hold()
+    batch_id = await site.create(GOOD)
+    if turns_before:
+        await turns(site, batch_id, turns_before)
+    site.pace.allow(2 * (len(PANGRAM) + 2))  # steps for two of the five lines, if they take turns so
+    await site.registries.batches.cancel(TENANT, batch_id)
+    batch = await site.finish(batch_id)
+    assert batch.status is BatchStatus.CANCELLED
+    if not turns_before:
+        assert (batch.progress.total, batch.output_file_id, batch.error_file_id) == (0, None, None)
+        return
+    answers, errors = site.content(batch.output_file_id), site.content(batch.error_file_id)
+    assert sorted(one["custom_id"] for one in answers + errors) == [f"line-{number}" for number in range(LINES)]
+    assert all(one["error"]["code"] == "batch_cancelled" and one["response"] is None for one in errors)
+    assert (batch.progress.completed, batch.progress.failed) == (len(answers), len(errors))
+    assert (await site.queue.load()).running == 0
+
+
+async def test_an_expired_batch_keeps_what_is_done_and_accounts_for_every_line(site: Site) -> None:
+    batch_id = await site.create(GOOD)
+    site.pace.hold()
+    await turns(site, batch_id, 1)
+    await site.registries.advance(WINDOW_MS)
+    batch = await site.finish(batch_id)
+    assert batch.status is BatchStatus.EXPIRED
+    errors = site.content(batch.error_file_id)
+    assert [one["error"]["code"] for one in errors] == ["batch_expired"] * LINES
+    assert (batch.progress.completed, batch.progress.failed) == (0, LINES)
+
+
+async def test_a_result_that_was_purged_unread_fails_its_line_alone(site: Site) -> None:
+    site.pace.hold()
+    batch_id = await site.create(GOOD)
+    await turns(site, batch_id, 1)
+    site.pace.release()
+    job_id = line_job_id(batch_id, 2, (await site.batch(batch_id)).created_ms, 1)
+
+    async def purged() -> bool:
+        await site.queue.forget([job_id])
+        return await site.queue.states([job_id]) == [None]
+
+    await eventually(purged)
+    batch = await site.finish(batch_id)
+    assert [one["custom_id"] for one in site.content(batch.error_file_id)] == ["line-2"]
+    assert site.content(batch.error_file_id)[0]["response"]["body"]["error"]["code"] == "result_lost"
+    assert batch.progress.completed == LINES - 1
+
+
+async def test_a_full_queue_only_makes_a_batch_wait(valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
+    async with open_site(valkey.url, tmp_path, limits=QueueLimits(max_live_jobs=2)) as site:
+        check_complete(site, await site.finish(await site.create(GOOD)))
+
+
+async def test_expired_files_go_and_files_in_use_stay(site: Site) -> None:
+    batch = await site.finish(await site.create(GOOD, output_ttl_s=3_600))
+    assert batch.output_file_id is not None
+    await site.sweep()
+    assert site.content(batch.output_file_id)
+    await site.registries.advance(3_601_000)
+    await site.sweep()
+    with pytest.raises(FileNotKnown):
+        await site.registries.files.get(TENANT, batch.output_file_id)
+    with pytest.raises(FileNotKnown):
+        site.blobs.open(batch.output_file_id)
