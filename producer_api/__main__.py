@@ -10,12 +10,15 @@ from functools import partial
 
 import uvloop
 
+from headrace.files.folder import FolderBlobs
 from headrace.lifecycle import configure, on_stop_signal, refusing
-from headrace.queues.connect import connect
+from headrace.queues.connect import connect as connect_queue
+from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
 from headrace.wire.prompter import FolderPrompter
 from producer_api.app import create_app
+from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.server import Server, quiet_cut_streams, raise_file_limit
 
@@ -26,8 +29,10 @@ async def run(settings: Settings) -> bool:
     """Serve until told to stop. False if the process stopped because of a fault."""
     load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context)
     catalog = Catalog({settings.served_model: load})
-    async with connect(settings) as queue:
-        server = Server(create_app(queue, catalog, settings), settings)
+    blobs = FolderBlobs(settings.files_dir)
+    async with connect_queue(settings) as queue, connect_registries(settings) as registries:
+        archive = Archive(registries.files, registries.batches, blobs)
+        server = Server(create_app(queue, archive, catalog, settings), settings)
         on_stop_signal(server.request_stop)
         await server.serve()
     logger.info("stopped")

@@ -16,21 +16,21 @@ from typing import Any, NamedTuple
 from fastapi import Request as HttpRequest
 from starlette.datastructures import Headers
 
-from headrace.errors import InvalidRequest, QueueUnavailable
+from headrace.errors import InvalidRequest
 from headrace.ids import choose_shard, new_job_id
-from headrace.ports import Accepted, JobQueue, Submission
+from headrace.ports import Submission
 from headrace.request import Endpoint, Lane, Request
 from headrace.wire.draft import Draft, Prompters, draft, read_fields
 from headrace.wire.json_object import fingerprint, parse_object
 from producer_api.body import read_body
 from producer_api.services import Services
+from producer_api.written import written
 
 JOBS = "/v1/jobs"
 
 OFF_LOOP_BYTES = 16_384
 """Bodies from this size on are parsed and tokenized in a thread: text takes half a second per megabyte, and every stream would stall."""
 
-_REPEAT_AFTER_S = 0.1
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _INT63 = 2**63
@@ -83,7 +83,8 @@ async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lan
         attended=attended,
         include_usage=drafted.include_usage,
     )
-    accepted = await _accept(services.queue, Submission(request=request, idempotency_key=key, body_hash=body_hash, ttl_ms=ttl_ms))
+    submission = Submission(request=request, idempotency_key=key, body_hash=body_hash, ttl_ms=ttl_ms)
+    accepted = await written(lambda: services.queue.accept(submission))
     services.metrics.accept_seconds.observe(time.perf_counter() - started)
     if accepted.job_id == request.id:
         return Admitted(request, replayed=False)
@@ -92,16 +93,6 @@ async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lan
         # Its first viewer may have left a grace period ago, less a moment.
         await services.queue.attend([first.request.id])
     return Admitted(first.request, replayed=True)
-
-
-async def _accept(queue: JobQueue, submission: Submission) -> Accepted:
-    try:
-        return await queue.accept(submission)
-    except QueueUnavailable:
-        # It may be stored all the same. Once more, with the same id: most outages are one lost connection, and a caller who is told 503
-        # after the job was stored sends it twice.
-        await asyncio.sleep(_REPEAT_AFTER_S)
-        return await queue.accept(submission)
 
 
 def idempotency_key(headers: Headers) -> str | None:

@@ -11,21 +11,23 @@ from fastapi import FastAPI
 from headrace.ports import JobQueue
 from headrace.settings import Settings
 from producer_api import envelope
+from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.log_reader import LogReader
 from producer_api.middleware import Edge
-from producer_api.routes import inference, jobs, models, probes
+from producer_api.routes import batches, files, inference, jobs, models, probes
 from producer_api.services import Services
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(queue: JobQueue, catalog: Catalog, settings: Settings) -> FastAPI:
-    """The app around a queue that is already connected, or will be; the caller closes it. `app.state.services` holds its parts."""
-    services = Services(queue, catalog, settings, LogReader(queue, viewer_grace_s=settings.viewer_grace_ms / 1000))
+def create_app(queue: JobQueue, archive: Archive, catalog: Catalog, settings: Settings) -> FastAPI:
+    """The app around a queue and an archive that are already connected, or will be; the caller closes them. `app.state.services` holds its
+    parts."""
+    services = Services(queue, archive, catalog, settings, LogReader(queue, viewer_grace_s=settings.viewer_grace_ms / 1000))
     app = FastAPI(title="Headrace", version=version("headrace"), lifespan=_background)
     app.state.services = services
-    for routes in (inference, jobs, models, probes):
+    for routes in (inference, jobs, files, batches, models, probes):
         app.include_router(routes.router)
     envelope.install(app)
     app.add_middleware(Edge, metrics=services.metrics)

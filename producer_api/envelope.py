@@ -13,6 +13,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from headrace.errors import HeadraceError, ModelUnavailable, QueueFull, QueueUnavailable, RequestError
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_S = 120
 """The official client gives up at once when it is told to wait longer."""
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for the access statistics; nobody receives it."""
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 
@@ -102,6 +106,10 @@ def install(app: FastAPI) -> None:
         if error.status_code in (404, 405):
             message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path[:200]}"
         return error_response(HttpError(error.status_code, message, code=code, headers=error.headers))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(RequestValidationError)
     async def malformed_query(_request: Request, error: RequestValidationError) -> Response:

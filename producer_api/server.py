@@ -1,5 +1,6 @@
 """uvicorn, taught to stop: an open stream would otherwise hold its shutdown for ever."""
 
+import asyncio
 import logging
 import resource
 import socket
@@ -54,8 +55,13 @@ class Server(uvicorn.Server):
 
 
 def quiet_cut_streams() -> None:
-    """uvicorn reports each stream that was cut on purpose as an error of the application."""
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing response" not in record.msg)
+    """uvicorn reports what was cut on purpose, a stream or an upload that a shutdown did not wait for, as an error of the application."""
+    logging.getLogger("uvicorn.error").addFilter(_is_fault)
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "without completing response" not in record.msg
 
 
 def raise_file_limit() -> None:

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from headrace.ports import JobQueue
 from headrace.settings import Settings
+from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.log_reader import LogReader
 from producer_api.metrics import Metrics
@@ -15,6 +16,7 @@ from producer_api.metrics import Metrics
 @dataclass(slots=True)
 class Services:
     queue: JobQueue
+    archive: Archive
     catalog: Catalog
     settings: Settings
     reader: LogReader

@@ -10,7 +10,7 @@ from headrace.state import State
 from headrace.wire.answers import whole_answer
 from producer_api.admission import admit
 from producer_api.auth import Tenant
-from producer_api.envelope import ended_refusal, json_response, unavailable
+from producer_api.envelope import CLIENT_CLOSED_REQUEST, ended_refusal, json_response, unavailable
 from producer_api.follow import ClientGone, read_to_end, stream_frames
 from producer_api.log_reader import Interrupted
 from producer_api.services import Served, Services
@@ -19,9 +19,6 @@ from producer_api.sse import EventStream
 router = APIRouter(tags=["inference"])
 
 REPLAYED = {"idempotent-replayed": "true"}
-
-_CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for the access statistics; nobody receives it."""
 
 
 @router.post("/v1/chat/completions")
@@ -47,7 +44,7 @@ async def _answer(http: Request, services: Services, tenant: str) -> Response:
         log = await read_to_end(services, request, http.is_disconnected, since=fresh_since)
     except ClientGone:
         # Its grace period runs out in the store, so a caller who comes back with the same Idempotency-Key soon finds the job alive.
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     except Interrupted:
         raise unavailable("The server is shutting down; send the request again.", code="shutting_down") from None
     end = log[-1]

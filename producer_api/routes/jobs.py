@@ -16,6 +16,7 @@ from producer_api.auth import Tenant
 from producer_api.envelope import json_response
 from producer_api.follow import anything_behind, stream_frames
 from producer_api.job_object import job_object, job_summary, receipt, self_link
+from producer_api.page import page
 from producer_api.routes.inference import REPLAYED
 from producer_api.services import Served
 from producer_api.sse import EventStream
@@ -48,16 +49,7 @@ async def list_jobs(
     """The caller's jobs, newest first; `after` is the id of the last one seen."""
     behind = None if after is None else _job_id(after)
     jobs = await services.queue.list_jobs(tenant, after=behind, limit=limit + 1)
-    data = [job_summary(job) for job in jobs[:limit]]
-    return json_response(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": len(jobs) > limit,
-        }
-    )
+    return json_response(page([job_summary(job) for job in jobs[:limit]], has_more=len(jobs) > limit))
 
 
 @router.get("/v1/jobs/{job_id}")

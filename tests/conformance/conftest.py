@@ -1,14 +1,21 @@
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
+from redis import Redis
 
+from headrace.batch_ports import BatchWork
+from headrace.embedded import EmbeddedValkey
+from headrace.files.folder import FolderBlobs
 from headrace.queues.memory import MemoryQueue
+from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
 from headrace.testing.listening import listening
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
+from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.server import Server
 
@@ -21,11 +28,35 @@ def queue() -> MemoryQueue:
 
 
 @pytest.fixture
-async def server(queue: MemoryQueue) -> Server:
-    settings = Settings(port=0, model=MODEL, ping_s=0.02, shutdown_s=2)
+def files_dir(tmp_path: Path) -> Path:
+    return tmp_path / "files"
+
+
+@pytest.fixture
+async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
+    async with connect(Settings(redis_url=valkey.url)) as registries:
+        yield registries
+    with Redis.from_url(valkey.url) as store:
+        store.flushdb()
+
+
+@pytest.fixture
+def archive(registries: Registries, files_dir: Path) -> Archive:
+    return Archive(registries.files, registries.batches, FolderBlobs(files_dir))
+
+
+@pytest.fixture
+def work(registries: Registries) -> BatchWork:
+    """The side of those who work on batches, played by the test."""
+    return registries.batches
+
+
+@pytest.fixture
+async def server(queue: MemoryQueue, archive: Archive, files_dir: Path) -> Server:
+    settings = Settings(port=0, model=MODEL, files_dir=files_dir, max_file_bytes=1_000_000, ping_s=0.02, shutdown_s=2)
     catalog = Catalog({MODEL: WordPrompter})
     await catalog.load()
-    return Server(create_app(queue, catalog, settings), settings)
+    return Server(create_app(queue, archive, catalog, settings), settings)
 
 
 @pytest.fixture

@@ -1,14 +1,21 @@
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
+from headrace.batch_ports import BatchWork
+from headrace.embedded import EmbeddedValkey
+from headrace.files.folder import FolderBlobs
 from headrace.queues.memory import MemoryQueue
+from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
 from headrace.testing.listening import listening
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
+from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.server import Server
 
@@ -16,8 +23,15 @@ MODEL = "test-model"
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings(port=0, model=MODEL, max_body_bytes=65_536, job_ttl_s=3_600, shutdown_s=2)
+def files_dir(tmp_path: Path) -> Path:
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def settings(files_dir: Path) -> Settings:
+    return Settings(
+        port=0, model=MODEL, max_body_bytes=65_536, max_file_bytes=3_000_000, files_dir=files_dir, job_ttl_s=3_600, shutdown_s=2
+    )
 
 
 @pytest.fixture
@@ -26,10 +40,29 @@ def queue() -> MemoryQueue:
 
 
 @pytest.fixture
-async def server(queue: MemoryQueue, settings: Settings) -> Server:
+async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
+    async with connect(Settings(redis_url=valkey.url)) as registries:
+        yield registries
+    with Redis.from_url(valkey.url) as store:
+        store.flushdb()
+
+
+@pytest.fixture
+def archive(registries: Registries, files_dir: Path) -> Archive:
+    return Archive(registries.files, registries.batches, FolderBlobs(files_dir))
+
+
+@pytest.fixture
+def work(registries: Registries) -> BatchWork:
+    """The side of those who work on batches, played by the test."""
+    return registries.batches
+
+
+@pytest.fixture
+async def server(queue: MemoryQueue, archive: Archive, settings: Settings) -> Server:
     catalog = Catalog({MODEL: WordPrompter})
     await catalog.load()
-    return Server(create_app(queue, catalog, settings), settings)
+    return Server(create_app(queue, archive, catalog, settings), settings)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ class TestStalledClient:
     async def test_it_is_cut_in_the_end_and_may_come_back(
         self, url: str, http: httpx.AsyncClient, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("producer_api.sse.SEND_TIMEOUT_S", 0.3)
+        monkeypatch.setattr("producer_api.timed_stream.SEND_TIMEOUT_S", 0.3)
         body = json.dumps(BODY | {"stream": True, "max_tokens": 1_000}).encode()
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port, limit=1_024)
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"

@@ -14,6 +14,7 @@ from headrace.testing.scripted_worker import ScriptedWorker
 from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompter
 from producer_api.app import create_app
+from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.server import Server
 
@@ -118,8 +119,8 @@ async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
     assert "headrace_streamed_tokens_total 11.0" in lines
 
 
-async def test_a_model_that_appears_later_is_picked_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer_api.prompts._RETRY_S", 0.01)
+async def test_a_model_that_appears_later_is_picked_up(settings: Settings, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer_api.catalog._RETRY_S", 0.01)
     loader: Callable[[], Prompter] | None = None
 
     def load() -> Prompter:
@@ -127,7 +128,7 @@ async def test_a_model_that_appears_later_is_picked_up(settings: Settings, monke
             raise ModelUnavailable("no model folder")
         return loader()
 
-    server = Server(create_app(CutQueue(), Catalog({MODEL: load}), settings), settings)
+    server = Server(create_app(CutQueue(), archive, Catalog({MODEL: load}), settings), settings)
     async with listening(server) as url, httpx.AsyncClient(base_url=url) as http:
         await eventually(lambda: _says(http, "no model folder"))
         refused = await http.post("/v1/jobs", json=BODY)

@@ -49,6 +49,7 @@ class Api:
         self._env = os.environ | {
             "HEADRACE_REDIS_URL": redis_url,
             "HEADRACE_MODEL": str(model),
+            "HEADRACE_FILES_DIR": str(model.with_name("files")),
             "HEADRACE_PORT": str(port),
             "HEADRACE_SHUTDOWN_S": "2",
         }
