@@ -1,5 +1,7 @@
-"""The two-minute tour: start everything, stream an answer, run fifty jobs, kill the engine in the middle of a sentence: `make demo`."""
+"""The two-minute tour: start everything, stream an answer, run fifty jobs, kill the engine in the middle of a sentence, and again in the
+middle of a batch file: `make demo`."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from openai import OpenAI
@@ -25,6 +28,7 @@ PROMPTS = Path(__file__).with_name("prompts.txt")
 JOB_TOKENS = 40
 STORY_TOKENS = 160
 KILL_AFTER = 24
+KILL_BATCH_AFTER = 15
 START_WITHIN_S = 150
 POLL_S = 0.2
 
@@ -41,6 +45,8 @@ class Tally:
     jobs_s: float = 0.0
     jobs_tokens: int = 0
     recovery_s: float = 0.0
+    batch_lines: int = 0
+    batch_s: float = 0.0
 
 
 class DemoFailed(Exception):
@@ -147,7 +153,7 @@ def submit(http: httpx.Client, model: str, prompt: str) -> str:
     return job_id
 
 
-def kill_the_engine(http: httpx.Client, model: str, tally: Tally) -> None:
+def kill_in_mid_sentence(http: httpx.Client, model: str, tally: Tally) -> None:
     console.print("\n[bold]3. kill -9 the engine in the middle of a sentence[/bold]")
     body = {
         "model": model,
@@ -157,7 +163,6 @@ def kill_the_engine(http: httpx.Client, model: str, tally: Tally) -> None:
         "stream": True,
     }
     cursors, text, job_id, killed_at = [], "", "", 0.0
-    pid = http.get("/health").json()["workers"][0]["pid"]
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
         for event in parse_events(response.raise_for_status().iter_lines()):
             cursors.append(parse_cursor(event.id, param="id"))
@@ -173,9 +178,9 @@ def kill_the_engine(http: httpx.Client, model: str, tally: Tally) -> None:
             text += piece
             console.print(piece, end="", style="cyan")
             if len(cursors) == KILL_AFTER:
-                os.kill(pid, signal.SIGKILL)
+                console.print()
+                kill_engine(http)
                 killed_at = time.monotonic()
-                console.print(f"\n  [bold red]✂ kill -9 {pid}[/bold red]")
     console.print()
     job = http.get(f"/v1/jobs/{job_id}").raise_for_status().json()
     tally.requests += 1
@@ -185,6 +190,47 @@ def kill_the_engine(http: httpx.Client, model: str, tally: Tally) -> None:
     expect(text == job["output_text"], "the text is the job's result, with no gap and no repetition")
 
 
+def run_a_batch(client: OpenAI, http: httpx.Client, model: str, tally: Tally) -> None:
+    prompts = PROMPTS.read_text().splitlines()
+    console.print(f"\n[bold]4. A batch file of {len(prompts)} lines, through the official client, and kill -9 in the middle[/bold]")
+    lines = [batch_line(number, model, prompt) for number, prompt in enumerate(prompts, 1)]
+    started = time.monotonic()
+    file = client.files.create(file=("prompts.jsonl", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    killed = False
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("lines"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(batch.status, total=len(lines))
+        while batch.status not in ("completed", "failed", "expired", "cancelled"):
+            time.sleep(POLL_S)
+            batch = client.batches.retrieve(batch.id)
+            done = batch.request_counts.completed if batch.request_counts else 0
+            progress.update(bar, description=batch.status, completed=done)
+            if done >= KILL_BATCH_AFTER and not killed:
+                killed = True
+                kill_engine(http)
+    tally.batch_s = time.monotonic() - started
+    tally.batch_lines = len(lines)
+    expect(batch.status == "completed" and killed, "the batch is completed, and its engine was killed on the way")
+    results = [json.loads(line) for line in client.files.content(batch.output_file_id or "").text.splitlines()]
+    names = [line["custom_id"] for line in lines]
+    expect([result["custom_id"] for result in results] == names, "the output has every line once, in the order of the input")
+    tally.requests += len(results)
+    tally.tokens += sum(result["response"]["body"]["usage"]["completion_tokens"] for result in results)
+
+
+def batch_line(number: int, model: str, prompt: str) -> dict[str, Any]:
+    # Answers of different lengths: they do not all end at once, so there is a middle to kill the engine in.
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8 + number, "temperature": 0}
+    return {"custom_id": f"prompt-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+def kill_engine(http: httpx.Client) -> None:
+    pid = http.get("/health").json()["workers"][0]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    console.print(f"  [bold red]✂ kill -9 {pid}[/bold red]")
+
+
 def summarise(tally: Tally) -> None:
     table = Table(title="What just happened", show_header=False)
     table.add_row("requests", str(tally.requests))
@@ -192,6 +238,7 @@ def summarise(tally: Tally) -> None:
     table.add_row("time to first token", f"{tally.first_token_s * 1_000:.0f} ms")
     table.add_row("jobs", f"{tally.jobs_tokens / tally.jobs_s:.0f} tokens/s")
     table.add_row("recovery after kill -9", f"{tally.recovery_s:.1f} s until the next token")
+    table.add_row("batch lines/s", f"{tally.batch_lines / tally.batch_s:.1f}")
     console.print()
     console.print(table)
 
@@ -205,7 +252,8 @@ def main() -> int:
             with httpx.Client(base_url=url, timeout=httpx.Timeout(10, read=60)) as http:
                 stream_an_answer(client, model, tally)
                 run_jobs(http, model, tally)
-                kill_the_engine(http, model, tally)
+                kill_in_mid_sentence(http, model, tally)
+                run_a_batch(client, http, model, tally)
     except DemoFailed as failure:
         console.print(f"\n[bold red]The demo failed:[/bold red] {failure}")
         return 1

@@ -20,29 +20,45 @@ Url = Annotated[str | None, typer.Option(help="Where the API is; default: HEADRA
 @contextmanager
 def api(url: str | None) -> Iterator[httpx.Client]:
     """A client of the API. Every way it can fail ends the command with one line and exit code 1."""
+    base_url = base_url_of(url)
     try:
-        base_url = (url or load_settings().api_url).rstrip("/").removesuffix("/v1")
         with httpx.Client(base_url=base_url, timeout=httpx.Timeout(10.0, read=SILENCE_S)) as client:
             yield client
-    except httpx.UnsupportedProtocol:
-        raise fail(f"{base_url!r} is no URL of an API; write http://{base_url.partition('://')[2] or base_url}") from None
     except httpx.TransportError as error:
         raise fail(f"no answer from {base_url} ({error}); is `headrace up` running?") from None
-    except httpx.InvalidURL as error:
-        raise fail(f"{base_url!r} is no URL: {error}") from None
+
+
+def base_url_of(url: str | None) -> str:
+    """Where the API is, without /v1. What is no URL ends the command."""
+    try:
+        base_url = (url or load_settings().api_url).rstrip("/").removesuffix("/v1")
+        parsed = httpx.URL(base_url)
     except SettingsError as error:
         raise fail(str(error)) from None
+    except httpx.InvalidURL as error:
+        raise fail(f"{url or 'HEADRACE_API_URL'!r} is no URL: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise fail(f"{base_url!r} is no URL of an API; write http://{base_url.partition('://')[2] or base_url}")
+    return base_url
 
 
 def checked(response: httpx.Response) -> Any:
     """The JSON body; an error envelope ends the command with its message."""
     if response.is_error:
         response.read()
-        raise fail(response.json()["error"]["message"] if "json" in response.headers.get("content-type", "") else response.text)
+        raise fail(message_of(response))
     return response.json()
+
+
+def message_of(response: httpx.Response) -> str:
+    """What an error says, the body having been read. Ours come in the envelope; a proxy in between answers as it likes."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {response.status_code}: {response.text[:200]}" if response.text else f"status {response.status_code}"
 
 
 def fail(message: str) -> typer.Exit:
     """Say it on standard error; raise what is returned."""
-    Console(stderr=True).print(f"headrace: {message}", style="red", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"headrace: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
     return typer.Exit(1)

@@ -10,16 +10,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from headrace.cli import batch, jobs
 from headrace.cli import chat as chat_command
-from headrace.cli import jobs
 from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
 from headrace.model_folder import find_source
 from headrace.settings import load_settings
+from headrace.supervise import stop_with_parent
+
+UP_STOPS_WITHIN_S = 60.0
+"""More than all its children together may take."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Queue-driven asynchronous inference for language models.")
 app.add_typer(jobs.app, name="jobs", help="Look at jobs, follow them, cancel them.")
+app.add_typer(batch.app, name="batch", help="Run batch files, look at batches, fetch their results.")
 app.command("chat")(chat_command.chat)
 
 
@@ -43,16 +48,19 @@ Model = Annotated[str | None, typer.Option(help="Hugging Face folder, .gguf file
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="HEADRACE_HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.", envvar="HEADRACE_PORT")] = 8000,
-    data_dir: Annotated[Path, typer.Option(help="Folder for the queue's data and the logs.")] = Path("headrace-data"),
+    data_dir: Annotated[Path, typer.Option(help="Folder for the queue's data, the files of batches and the logs.")] = Path("headrace-data"),
     model: Model = None,
     redis_url: Annotated[
         str | None, typer.Option(help="An existing Redis or Valkey instead of the embedded one.", envvar="HEADRACE_REDIS_URL")
     ] = None,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True, help="Stop when the parent process does.")] = False,
 ) -> None:
-    """Start everything in one process tree: queue, API, worker, scheduler. Ctrl-C stops it; nothing accepted is lost."""
+    """Start everything in one process tree: queue, API, worker, clerk, scheduler. Ctrl-C stops it; nothing accepted is lost."""
     from headrace.cli.up import Plan
     from headrace.cli.up import up as run_up
 
+    if supervised:
+        stop_with_parent(UP_STOPS_WITHIN_S)
     if model is not None:
         os.environ["HEADRACE_MODEL"] = model
     try:
@@ -88,6 +96,12 @@ def worker() -> None:
 def scheduler() -> None:
     """Run the scheduler alone. Settings come from HEADRACE_* variables."""
     _become("scheduler")
+
+
+@app.command()
+def clerk() -> None:
+    """Run a clerk alone: it validates batch files, runs their lines, writes their results. Settings come from HEADRACE_* variables."""
+    _become("scheduler.batches")
 
 
 @app.command("settings")

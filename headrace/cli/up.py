@@ -3,11 +3,13 @@
     headrace up
     ├── valkey-server        unless --redis-url names another store
     ├── python -m scheduler
+    ├── python -m scheduler.batches
     ├── python -m workers    └── its engine process
     └── python -m producer_api
 
 Any child that dies is started again. On SIGTERM or Ctrl-C they stop from the outside in: the API first, so nothing new is accepted; then
-the worker, which gives back what it runs; the store last, when nobody writes any more.
+the worker, which gives back what it runs; then the clerk, which writes down what the worker has finished; the store last, when nobody
+writes any more.
 """
 
 import asyncio
@@ -36,7 +38,7 @@ STORE_WATCH_S = 0.1
 STORE_RETRY_S = 2.0
 
 #: Stopped in this order; seconds each may take.
-STOP_ORDER = (("producer_api", 12.0), ("workers", 12.0), ("scheduler", 5.0))
+STOP_ORDER = (("producer_api", 12.0), ("workers", 12.0), ("scheduler.batches", 12.0), ("scheduler", 5.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def _children(plan: Plan, redis_url: str, console: Console) -> dict[str, Supervi
         "HEADRACE_REDIS_URL": redis_url,
         "HEADRACE_HOST": plan.host,
         "HEADRACE_PORT": str(plan.port),
+        "HEADRACE_FILES_DIR": plan.environ.get("HEADRACE_FILES_DIR") or str(plan.data_dir / "files"),
         "PYTHONUNBUFFERED": "1",
     }
     return {package: _child(package, env, plan.logs / f"{package}.log", console) for package, _ in STOP_ORDER}
