@@ -39,8 +39,8 @@ async def run(settings: Settings) -> None:
     stop = asyncio.Event()
     on_stop_signal(stop.set)
     metrics = SchedulerMetrics()
-    desk = Desk(settings.rq_url or settings.redis_url)
     async with connect_queue(settings) as queue, connect_registries(settings) as registries:
+        desk = Desk(settings.rq_url or settings.redis_url)
         dispatcher = Dispatcher(registries.batches, desk, interval=settings.janitor_ms / 1_000, clock=time.monotonic)
         janitor = Janitor(
             queue,
@@ -54,7 +54,7 @@ async def run(settings: Settings) -> None:
             start_http_server(settings.scheduler_port, addr=settings.host, registry=metrics.registry)
         logger.info("janitor sweeps every %d ms", settings.janitor_ms)
         await asyncio.gather(janitor.run(stop), dispatcher.run(stop), sample_load(queue, metrics, stop))
-    desk.close()
+        desk.close()
 
 
 def main() -> None:

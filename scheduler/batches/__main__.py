@@ -1,13 +1,14 @@
 """The clerk's process: `python -m scheduler.batches`. It checks batch files, feeds their lines to the queue and writes their results."""
 
 import argparse
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
-from headrace.errors import ModelNotFound
+from headrace.errors import ModelNotFound, QueueUnavailable
 from headrace.files.folder import FolderBlobs
 from headrace.lifecycle import configure, refusing
 from headrace.queues.connect import connect as connect_queue
@@ -25,6 +26,11 @@ from scheduler.batches.validate import InputLimits
 SHORTEST_TURN_S, LONGEST_TURN_S = 1.0, 30.0
 """How long a clerk stays with a batch: at least the first while others wait, at most the second."""
 
+RETRY_S = 1.0
+"""Before tasks are asked for again, when their queue went away."""
+
+logger = logging.getLogger("scheduler.batches")
+
 
 class BatchOffice:
     """Composes what a task needs, anew for each: a task is the unit that may fail, and takes its connections with it."""
@@ -32,6 +38,7 @@ class BatchOffice:
     def __init__(self, settings: Settings, desk: Desk) -> None:
         self._settings = settings
         self._desk = desk
+        self._blobs = FolderBlobs(settings.files_dir)
         self._stopped = threading.Event()
         self._load = lru_cache(maxsize=1)(lambda: FolderPrompter.load(settings.model, settings.cache_dir, settings.max_context))
 
@@ -41,6 +48,10 @@ class BatchOffice:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def pause(self, seconds: float) -> None:
+        """Returns early when told to stop."""
+        self._stopped.wait(seconds)
 
     async def work_on(self, batch_id: str) -> None:
         started = time.monotonic()
@@ -64,7 +75,7 @@ class BatchOffice:
                 queue=queue,
                 files=registries.files,
                 batches=registries.batches,
-                blobs=FolderBlobs(settings.files_dir),
+                blobs=self._blobs,
                 prompters=self._prompter,
                 root=settings.files_dir,
                 limits=InputLimits(bytes=settings.max_batch_bytes, lines=settings.max_batch_lines, line_bytes=settings.max_line_bytes),
@@ -79,6 +90,20 @@ class BatchOffice:
         return self._load()
 
 
+def serve(desk: Desk, office: BatchOffice) -> None:
+    """Take tasks until told to stop, through every outage of their queue."""
+    told = False
+    while not office.stopped:
+        try:
+            desk.serve(office.stop)
+            told = False
+        except QueueUnavailable as error:
+            if not told:
+                logger.warning("no tasks for now: %s", error)
+            told = True
+        office.pause(RETRY_S)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scheduler.batches", description="Checks batch files, runs and writes them.")
     parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
@@ -90,10 +115,8 @@ def main() -> None:
         desk = Desk(settings.rq_url or settings.redis_url)
         office = BatchOffice(settings, desk)
         OFFICE.set(office)
-        desk.serve(office.stop)
+        serve(desk, office)
         desk.close()
-    if not office.stopped:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ given one asks the batch's lease first, and the dispatcher asks again.
 RQ's own registries are not consulted: they notice a dead worker after minutes.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +14,7 @@ from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from headrace.errors import QueueUnavailable
+from headrace.errors import QueueUnavailable, SettingsError
 
 _NAME = "headrace"
 _WORK_ON = "scheduler.batches.tasks.work_on"
@@ -41,7 +42,13 @@ class Desk:
     """Where tasks for clerks are put and taken. Calls block."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Redis.from_url(url)
+        """The server need not be there yet. Raises SettingsError for a bad URL."""
+        try:
+            self._connection = Redis.from_url(url)
+        except ValueError:
+            # Its text may hold a part of the URL, and the URL a password.
+            why = "HEADRACE_RQ_URL, or else HEADRACE_REDIS_URL, must be a redis://, rediss:// or unix:// URL with a valid port and database"
+            raise SettingsError(why) from None
         self._queue = Queue(_NAME, connection=self._connection, serializer=JSONSerializer)
 
     def work_on(self, batch_id: str) -> None:
@@ -63,10 +70,19 @@ class Desk:
             return int(self._queue.count)
 
     def serve(self, on_stop: Callable[[], None]) -> None:
-        """Take tasks, one at a time, until SIGTERM or SIGINT; `on_stop` is called from the signal handler. Returns early on a fault."""
-        worker = _Worker([self._queue], connection=self._connection, serializer=JSONSerializer)
-        worker.on_stop = on_stop
-        worker.work(logging_level="WARNING")
+        """Take tasks, one at a time, until SIGTERM or SIGINT; `on_stop` is called from the signal handler.
+
+        Returns early on a fault, which RQ has logged, or raises QueueUnavailable.
+        """
+        try:
+            with _translating():
+                worker = _Worker([self._queue], connection=self._connection, serializer=JSONSerializer)
+                worker.on_stop = on_stop
+                worker.work(logging_level="WARNING")
+        finally:
+            # RQ's handler would raise into whatever runs after it.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda _number, _frame: on_stop())
 
     def close(self) -> None:
         self._connection.close()

@@ -27,7 +27,15 @@ sys.exit(f"{module} imports {loaded}" if loaded else 0)
 
 
 @pytest.mark.parametrize(
-    "module", ["producer_api.app", "producer_api.__main__", "scheduler.__main__", "workers.__main__", "headrace.cli.main"]
+    "module",
+    [
+        "producer_api.app",
+        "producer_api.__main__",
+        "scheduler.__main__",
+        "scheduler.batches.__main__",
+        "workers.__main__",
+        "headrace.cli.main",
+    ],
 )
 def test_starts_without_torch(module: str) -> None:
     run = subprocess.run([sys.executable, "-c", PROBE, ",".join(HEAVY), module], capture_output=True, text=True, timeout=60)
