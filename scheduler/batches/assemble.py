@@ -28,7 +28,7 @@ def outcome(batch: Batch, *, whole: bool) -> tuple[BatchStatus, str]:
 
 async def assemble(resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
     """Write both files and end the batch. Raises BatchLeaseLost, QueueUnavailable, OSError."""
-    journal.refresh()
+    await hold.keep(asyncio.to_thread(journal.refresh))
     batch, tally = hold.batch, journal.tally
     status, undone = outcome(batch, whole=len(journal) == len(lines))
     errors = _errors(batch, lines, journal, undone, resources.queue.shards)

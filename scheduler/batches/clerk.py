@@ -24,8 +24,6 @@ MODEL_RETRY_MS = 2_000
 FAULT_RETRY_MS = 5_000
 """Before a batch is tried again whose work met a full disk or an absent model."""
 
-_LINES_PER_LOOK = 200
-
 
 class Clerk:
     """Works on one batch at a time."""
@@ -79,9 +77,8 @@ class Clerk:
             return
         validator = Validator(new.endpoint, resources.prompters, resources.limits)
         with workspace.input.open("rb") as file:
-            for number in validator.read(file, workspace.input.stat().st_size):
-                if number % _LINES_PER_LOOK == 0:
-                    await hold.renew_if_due()
+            for _ in validator.read(file, workspace.input.stat().st_size):
+                await hold.renew_if_due()
         if validator.faults:
             await self._refuse(hold, workspace, tuple(validator.faults))
             return
@@ -106,6 +103,7 @@ class Clerk:
             await asyncio.to_thread(workspace.remove)
             return
         journal = Journal(workspace.journal)
+        await hold.keep(asyncio.to_thread(journal.refresh))
         with closing(Input(workspace.input, index)) as lines:
             runner = Runner(self._resources, hold, lines, journal)
             await runner.run(until)

@@ -6,7 +6,7 @@ what was submitted and is not in the journal.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -15,7 +15,7 @@ from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestE
 from headrace.file import FileRecord, Purpose
 from headrace.files.journal import Journal, Result
 from headrace.ids import line_job_id, made_file_id
-from headrace.ports import START, Submission
+from headrace.ports import START, Job, Submission
 from headrace.request import Lane, Request
 from headrace.state import TERMINAL, State
 from headrace.wire.draft import Draft, draft
@@ -35,6 +35,8 @@ SAVE_S = 0.5
 """Between two checkpoints: what callers see of the progress."""
 
 _CHUNK = 64
+_MOST_TOKENS = 16_384
+"""Tokens whose log entries are read and rendered in one go, half a second's work: the lease must be renewed in between."""
 _WHOLE_LOG = 1_000_000
 
 
@@ -48,8 +50,22 @@ def next_window(window: int, waiting: int) -> int:
     return max(window // 2, FIRST_WINDOW) if waiting > window // 2 else window
 
 
+def groups(found: Sequence[tuple[int, Job]], most: int) -> Iterator[list[tuple[int, Job]]]:
+    """Lines with their jobs, in order, in groups of at most `most` tokens; a job that has more is alone."""
+    group: list[tuple[int, Job]] = []
+    tokens = 0
+    for line, job in found:
+        if group and tokens + job.committed > most:
+            yield group
+            group, tokens = [], 0
+        group.append((line, job))
+        tokens += job.committed
+    if group:
+        yield group
+
+
 class Runner:
-    """Works on one batch that is in progress, or is being cancelled."""
+    """Works on one batch that is in progress, or is being cancelled. The journal is up to date."""
 
     def __init__(self, resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
         self._resources = resources
@@ -59,7 +75,6 @@ class Runner:
         self._journal = journal
         self._window = FIRST_WINDOW
         self._next = hold.batch.progress.submitted
-        journal.refresh()
         self._live = {line for line in range(self._next) if line not in journal}
         self._replayed: set[int] = set()
         """Lines that the queue knows and has no job of: see `_submit_again`."""
@@ -108,27 +123,29 @@ class Runner:
     # What comes back
 
     async def _collect(self, ended: Sequence[int]) -> None:
-        for start in range(0, len(ended), _CHUNK):
-            lines = ended[start : start + _CHUNK]
-            job_ids = [self._job_id(line) for line in lines]
-            jobs = await self._queue.get_many(self._batch.new.tenant, job_ids)
-            logs = await self._queue.read_logs([(job_id, START) for job_id in job_ids], _WHOLE_LOG)
-            results = []
-            for line, job, log in zip(lines, jobs, logs, strict=True):
-                if job is None or not log:
-                    continue  # forgotten in this moment, by somebody who has recorded it: the journal has it at the next look
-                if job.state is State.EXPIRED:
-                    self._closed = True  # a line's deadline is the batch's
-                if job.state in (State.EXPIRED, State.CANCELLED) and self._stopping:
-                    self._live.discard(line)  # undone: it gets its error line when the files are written
-                else:
-                    results.append(ended_result(line, self._custom_id(line), job, log))
-            await self._record(results)
-            await self._queue.forget([self._job_id(result.line) for result in results])
+        for lines in _chunks(ended):
+            jobs = await self._queue.get_many(self._batch.new.tenant, [self._job_id(line) for line in lines])
+            # No job: forgotten in this moment, by somebody who has recorded it. The journal has it at the next look.
+            found = [(line, job) for line, job in zip(lines, jobs, strict=True) if job is not None]
+            for group in groups(found, _MOST_TOKENS):
+                await self._collect_group(group)
+
+    async def _collect_group(self, group: Sequence[tuple[int, Job]]) -> None:
+        logs = await self._queue.read_logs([(job.request.id, START) for _, job in group], _WHOLE_LOG)
+        results = []
+        for (line, job), log in zip(group, logs, strict=True):
+            if job.state is State.EXPIRED:
+                self._closed = True  # a line's deadline is the batch's
+            if job.state in (State.EXPIRED, State.CANCELLED) and self._stopping:
+                self._live.discard(line)  # undone: it gets its error line when the files are written
+            elif log:
+                results.append(ended_result(line, self._custom_id(line), job, log))
+        await self._record(results)
+        await self._queue.forget([self._job_id(result.line) for result in results])
 
     async def _record(self, results: Sequence[Result]) -> None:
         await self._hold.renew_if_due()
-        await asyncio.to_thread(self._journal.append, results)
+        await self._hold.keep(asyncio.to_thread(self._journal.append, results))
         self._live.difference_update(result.line for result in results)
 
     async def _abandon(self, states: dict[int, State | None]) -> None:
@@ -175,7 +192,7 @@ class Runner:
 
         What a full queue refuses is found missing at the next look, and handed over again.
         """
-        drafted = await asyncio.to_thread(lambda: [self._draft(line) for line in lines])
+        drafted = await self._hold.keep(asyncio.to_thread(lambda: [self._draft(line) for line in lines]))
         await self._record([one for one in drafted if isinstance(one, Result)])
         pending = [(line, one) for line, one in zip(lines, drafted, strict=True) if isinstance(one, Draft)]
         answers = await asyncio.gather(*(self._accept(line, one) for line, one in pending))

@@ -35,7 +35,7 @@ class Validator:
         self._first_use: dict[str, int] = {}
 
     def read(self, file: BinaryIO, size: int) -> Iterator[int]:
-        """Check the whole file, and yield each line's number on the way, for whoever has to say that he is still at it.
+        """Check the whole file, and yield each line's number on the way, so that the caller can renew what he holds.
 
         Raises ModelUnavailable.
         """

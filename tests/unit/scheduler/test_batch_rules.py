@@ -1,6 +1,7 @@
 """What the work on batches decides, apart from doing it."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -17,7 +18,7 @@ from headrace.state import State
 from headrace.testing.builders import make_request
 from scheduler.batches.assemble import outcome
 from scheduler.batches.results import ended_result, refused_result, undone_line
-from scheduler.batches.run import FIRST_WINDOW, LARGEST_WINDOW, next_window
+from scheduler.batches.run import FIRST_WINDOW, LARGEST_WINDOW, groups, next_window
 
 BATCH = Batch(
     new=NewBatch(id="batch_" + "0" * 32, tenant="default", endpoint=Endpoint.CHAT, input_file_id="file-" + "0" * 32),
@@ -64,6 +65,17 @@ def test_the_window_keeps_its_bounds(waiting: list[int]) -> None:
     for count in waiting:
         window = next_window(window, min(count, window))
         assert FIRST_WINDOW <= window <= LARGEST_WINDOW
+
+
+@given(st.lists(st.integers(0, 30)), st.integers(1, 40))
+def test_groups_keep_the_order_and_the_bound(sizes: list[int], most: int) -> None:
+    found = [(line, replace(job(State.DONE), committed=size)) for line, size in enumerate(sizes)]
+    made = list(groups(found, most))
+    assert [one for group in made for one in group] == found
+    for group in made:
+        assert len(group) == 1 or sum(one.committed for _, one in group) <= most
+    for group, behind in pairwise(made):
+        assert sum(one.committed for _, one in group) + behind[0][1].committed > most
 
 
 def test_how_a_batch_ends() -> None:
