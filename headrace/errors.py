@@ -5,6 +5,7 @@ HeadraceError
 ├── RequestError              the caller's fault; carries what an HTTP envelope needs
 │   ├── InvalidRequest          400  a field is missing, malformed or out of range
 │   ├── ContextLengthExceeded   400  prompt + max_tokens do not fit the model's context
+│   ├── RequestTooLarge         400  it alone exceeds a bound of the queue: it could never be accepted
 │   ├── CursorInvalid           400  an event cursor that is malformed or ahead of the log
 │   ├── ModelNotFound           404
 │   ├── JobNotFound             404  unknown id, or another tenant's
@@ -15,6 +16,7 @@ HeadraceError
 │   ├── BatchNotCancellable     409  it ends, or has ended
 │   └── IdempotencyConflict     422  the key was used before with another body
 ├── QueueFull                 503  the queue's bound is reached; nothing was stored
+│   └── TenantFull              429  the tenant's own bound is reached; nothing was stored
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
 ├── BatchLeaseLost            somebody else works on the batch now; write nothing more
 ├── ModelUnavailable          the model cannot be found, converted or loaded
@@ -54,6 +56,12 @@ class ContextLengthExceeded(RequestError):
     """Prompt and max_tokens together do not fit the model's context."""
 
     code = "context_length_exceeded"
+
+
+class RequestTooLarge(RequestError):
+    """The request alone costs more tokens than may be live at once: it could never be accepted."""
+
+    code = "request_too_large"
 
 
 class CursorInvalid(RequestError):
@@ -119,11 +127,15 @@ class IdempotencyConflict(RequestError):
 
 
 class QueueFull(HeadraceError):
-    """The queue's bound is reached; nothing was stored. `retry_after` is in seconds."""
+    """The queue's bound is reached; nothing was stored. `retry_after`: in how many seconds there should be room."""
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
+    def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TenantFull(QueueFull):
+    """The tenant's own bound is reached; nothing was stored."""
 
 
 class QueueUnavailable(HeadraceError):

@@ -143,8 +143,10 @@ class JobQueue(Protocol):
         """Store the request durably and put it in its lane.
 
         Idempotent by (tenant, idempotency key), and by job id where there is no key. An attended request must be `attend`ed within the
-        viewer grace, counted from now. Raises IdempotencyConflict (the key's first body hash differs), QueueFull (a bound is reached;
-        bounds are the adapter's settings: live jobs and their token cost).
+        viewer grace, counted from now. Bounds are the adapter's settings: live jobs and their token cost, of a tenant and in all.
+
+        Raises IdempotencyConflict (the key's first body hash differs), QueueFull or TenantFull (a bound is reached), RequestTooLarge (the
+        request alone exceeds one). How long to wait is measured in the store, by how fast jobs end, so all submitters are told the same.
         """
         ...
 

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     max_live_cost: int = Field(
         2_000_000_000, ge=1, description="Token cost (prompt + max_tokens) of live jobs per shard above which new ones get 503."
     )
+    max_tenant_jobs: int | None = Field(
+        None, ge=1, description="Live jobs of one tenant per shard above which its new ones get 429; default: no bound of its own."
+    )
+    max_tenant_cost: int | None = Field(
+        None, ge=1, description="Token cost of one tenant's live jobs per shard above which new ones get 429; default: no bound of its own."
+    )
     lease_ms: int = Field(5_000, ge=200, description="A worker that has not renewed a job for this long loses it.")
     max_crashes: int = Field(8, ge=1, description="Workers a job may take down in a row, without a token between, before it is dead.")
     job_ttl_s: int = Field(86_400, ge=1, description="Deadline of a job that names none.")

@@ -5,6 +5,7 @@ not foreseen is a 500 that tells its caller nothing but the request id.
 """
 
 import logging
+import random
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -16,14 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from headrace.errors import HeadraceError, ModelUnavailable, QueueFull, QueueUnavailable, RequestError
+from headrace.errors import HeadraceError, ModelUnavailable, QueueFull, QueueUnavailable, RequestError, TenantFull
 from headrace.state import State
 from headrace.wire.outcomes import OUTCOMES, ended_error, error_object
+from producer_api.retry_after import retry_after
 
 logger = logging.getLogger(__name__)
-
-MAX_RETRY_AFTER_S = 120
-"""The official client gives up at once when it is told to wait longer."""
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for the access statistics; nobody receives it."""
@@ -53,9 +52,17 @@ def error_response(error: RequestError) -> Response:
     return json_response({"error": body}, error.status, headers)
 
 
-def unavailable(message: str, *, code: str, retry_after: int = 1) -> HttpError:
-    """503, come back in `retry_after` seconds."""
-    return HttpError(503, message, code=code, headers={"Retry-After": str(max(1, min(retry_after, MAX_RETRY_AFTER_S)))})
+def unavailable(message: str, *, code: str, seconds: int = 1) -> HttpError:
+    """503, come back in `seconds`."""
+    return HttpError(503, message, code=code, headers={"Retry-After": str(seconds)})
+
+
+def no_room(error: QueueFull) -> HttpError:
+    """429 if it is the tenant's own bound, else 503; both say which bound, and when to come back."""
+    status, code = (429, "rate_limit_exceeded") if isinstance(error, TenantFull) else (503, "queue_full")
+    said = str(error)
+    headers = {"Retry-After": str(retry_after(error.retry_after, random.random()))}
+    return HttpError(status, f"{said[:1].upper()}{said[1:]}.", code=code, headers=headers)
 
 
 def ended_refusal(state: State, reason: str) -> HttpError:
@@ -78,11 +85,11 @@ def as_request_error(error: HeadraceError) -> RequestError | None:
         case RequestError():
             return error
         case QueueFull():
-            return unavailable("The queue is full; try again later.", code="queue_full", retry_after=error.retry_after)
+            return no_room(error)
         case QueueUnavailable():
             return unavailable("The queue did not answer; the same request may be sent again.", code="queue_unavailable")
         case ModelUnavailable():
-            return unavailable(str(error), code="model_unavailable", retry_after=2)
+            return unavailable(str(error), code="model_unavailable", seconds=2)
         case _:
             return None
 
@@ -95,7 +102,7 @@ def install(app: FastAPI) -> None:
         answer = as_request_error(error)
         if answer is None:
             raise error
-        if isinstance(error, QueueUnavailable | QueueFull):
+        if isinstance(error, QueueUnavailable):
             logger.warning("request refused why=%s", error)
         return error_response(answer)
 

@@ -15,6 +15,8 @@ async def connect(settings: Settings) -> AsyncIterator[RedisQueue]:
     limits = QueueLimits(
         max_live_jobs=settings.max_live_jobs,
         max_live_cost=settings.max_live_cost,
+        max_tenant_jobs=settings.max_tenant_jobs,
+        max_tenant_cost=settings.max_tenant_cost,
         max_crashes=settings.max_crashes,
         retention_ms=settings.retention_s * 1_000,
         viewer_grace_ms=settings.viewer_grace_ms,

@@ -25,7 +25,8 @@
 --   P gone:<id>                   STRING  tenant of a purged job
 --   P jobs:<tenant>               ZSET    ids by arrival, without the lane `batch`: those are found by their batch
 --   P outbox                      STREAM  id, tenant, state, why: one entry per ended job
---   P counters                    HASH    live, cost (of live jobs), arrival (the last one)
+--   P counters                    HASH    arrival (the last one); the meter of all jobs: live, cost (of live jobs), what left lately
+--   P tenant:<tenant>             HASH    the meter of its jobs, while any is live
 --   P workers, reports            HASH, ZSET  status by worker; when it lapses (ms)          (shard 00 only)
 --
 -- Lua 5.1 prints numbers with 14 digits when it concatenates: milliseconds fit, microseconds must stay arguments.
@@ -44,6 +45,57 @@ end
 -- The length keeps ("a", "b:c") and ("a:b", "c") apart.
 local function pair(a, b)
   return #a .. ':' .. a .. ':' .. b
+end
+
+-- Bounds -------------------------------------------------------------------------------------------------------------------------------
+
+-- A meter as in headrace/queues/meter.py.
+local BUCKET_MS = 30000
+
+local function read_meter(meter)
+  local f = redis.call('HMGET', meter, 'live', 'cost', 'since', 'left', 'freed', 'left0', 'freed0', 'span0')
+  for i = 1, 8 do f[i] = tonumber(f[i] or 0) end
+  return {live = f[1], cost = f[2], since = f[3], left = f[4], freed = f[5], left0 = f[6], freed0 = f[7], span0 = f[8]}
+end
+
+local function write_meter(meter, m)
+  redis.call('HSET', meter, 'live', m.live, 'cost', m.cost, 'since', m.since, 'left', m.left, 'freed', m.freed,
+    'left0', m.left0, 'freed0', m.freed0, 'span0', m.span0)
+end
+
+local function begin(m, t, left, freed, span)
+  m.since, m.left, m.freed, m.left0, m.freed0, m.span0 = t, 0, 0, left, freed, span
+end
+
+local function meter_enter(meter, m, cost, t)
+  if m.live == 0 then begin(m, t, 0, 0, 0) end
+  m.live, m.cost = m.live + 1, m.cost + cost
+  write_meter(meter, m)
+end
+
+-- Returns how many jobs are still live.
+local function meter_leave(meter, cost, t)
+  local m = read_meter(meter)
+  local age = t - m.since
+  if age < 0 or age >= 2 * BUCKET_MS then
+    begin(m, t, 0, 0, 0)
+  elseif age >= BUCKET_MS then
+    begin(m, t, m.left, m.freed, age)
+  end
+  m.left, m.freed, m.live, m.cost = m.left + 1, m.freed + cost, m.live - 1, m.cost - cost
+  write_meter(meter, m)
+  return m.live
+end
+
+-- {'full', bound, current, what left lately, in how many ms} if one more job of this cost would break a bound, else nil.
+local function refusal(whose, m, cost, max_live, max_cost, t)
+  local full = m.live >= max_live
+  if not full and m.cost + cost <= max_cost then return nil end
+  local age = math.max(0, t - m.since)
+  local left, left0, span = full and m.left or m.freed, full and m.left0 or m.freed0, m.span0
+  if age >= BUCKET_MS then left0, span = 0, 0 end
+  if age >= 2 * BUCKET_MS then left = 0 end
+  return {'full', whose .. (full and 'jobs' or 'cost'), full and m.live or m.cost, left0 + left, span + age}
 end
 
 -- Fairness -----------------------------------------------------------------------------------------------------------------------------
@@ -126,8 +178,8 @@ local function terminate(P, id, state, why, t)
   redis.call('ZREM', P .. 'viewer', id)
   redis.call('HSET', job, 'state', state, 'reason', why, 'ended', t)
   local f = redis.call('HMGET', job, 'epoch', 'n', 'cost', 'tenant')
-  redis.call('HINCRBY', P .. 'counters', 'live', -1)
-  redis.call('HINCRBY', P .. 'counters', 'cost', -f[3])
+  meter_leave(P .. 'counters', f[3], t)
+  if meter_leave(P .. 'tenant:' .. f[4], f[3], t) <= 0 then redis.call('DEL', P .. 'tenant:' .. f[4]) end
   redis.call('XADD', P .. 'log:' .. id, f[1] .. '-' .. (f[2] + 1), 'end', state, 'why', why)
   redis.call('XADD', P .. 'outbox', '*', 'id', id, 'tenant', f[4], 'state', state, 'why', why)
   redis.call('ZADD', P .. 'ended', t, id)

@@ -19,7 +19,7 @@ from headrace.ids import is_job_id, shard_of
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.doorbell import doorbell
-from headrace.queues.rules import QueueLimits
+from headrace.queues.rules import Bound, QueueLimits
 from headrace.queues.server import Command, Library, Server
 from headrace.request import Lane, decode_request, encode_request
 from headrace.state import State
@@ -78,19 +78,21 @@ class RedisQueue:
     async def accept(self, submission: Submission) -> Accepted:
         request, key, limits = submission.request, submission.idempotency_key, self._limits
         rules.check_request(request, self._shards)
-        answer, what, *current = await self._call(
+        answer, what, *measured = await self._call(
             shard_of(request.id),
             "accept",
             *(request.id, request.tenant, request.model, request.lane, int(request.attended)),
             *(int(key is not None), key or "", submission.body_hash),
             *(len(request.prompt_ids), request.cost, submission.ttl_ms, limits.viewer_grace_ms),
-            *(limits.max_live_jobs, limits.max_live_cost, encode_request(request)),
+            *(rules.limit_of(bound, limits) for bound in Bound),
+            encode_request(request),
         )
         if answer == b"conflict":
             raise rules.conflict(what.decode())
         if answer == b"full":
-            limit = limits.max_live_jobs if what == b"live jobs" else limits.max_live_cost
-            raise rules.full(what.decode(), limit, current[0])
+            bound, (current, drained, span_ms) = Bound(what.decode()), measured
+            limit = rules.limit_of(bound, limits)
+            raise rules.refusal(bound, limit, cost=request.cost, current=current, drained=drained, span_ms=span_ms)
         return Accepted(what.decode(), replayed=answer == b"replay")
 
     async def get(self, tenant: str, job_id: str) -> Job:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
-from headrace.errors import IdempotencyConflict, JobNotFound, JobPurged, QueueFull
+from headrace.errors import HeadraceError, IdempotencyConflict, JobNotFound, JobPurged, QueueFull, RequestTooLarge, TenantFull
 from headrace.ids import is_job_id, shard_of
 from headrace.ports import Append, Finish
+from headrace.queues.meter import wait_s
 from headrace.request import Request
 from headrace.state import State
 
@@ -14,8 +16,8 @@ CANCELLED = "cancelled"
 UNATTENDED = "unattended"
 DEADLINE = "deadline"
 
-RETRY_AFTER_S = 5
-"""What a refused caller is told: the queue knows its bounds, not its drain rate."""
+NO_MEMORY_RETRY_S = 30.0
+"""What a caller is told when the store itself is full: no rate says when retained jobs are purged, or somebody makes room."""
 
 CLAIM_MEMORY_MS = 60_000
 """How long a claim's nonce is known beyond its lease. A caller that repeats later finds its leases gone anyway."""
@@ -36,9 +38,47 @@ class QueueLimits:
 
     max_live_jobs: int = 1_000_000
     max_live_cost: int = 2_000_000_000
+    max_tenant_jobs: int | None = None
+    """None: as for all."""
+    max_tenant_cost: int | None = None
     max_crashes: int = 8
     retention_ms: int = 86_400_000
     viewer_grace_ms: int = 15_000
+
+
+class Bound(StrEnum):
+    """What `accept` keeps below a limit."""
+
+    JOBS = "jobs"
+    COST = "cost"
+    TENANT_JOBS = "tenant jobs"
+    TENANT_COST = "tenant cost"
+
+
+def limit_of(bound: Bound, limits: QueueLimits) -> int:
+    match bound:
+        case Bound.JOBS:
+            return limits.max_live_jobs
+        case Bound.COST:
+            return limits.max_live_cost
+        case Bound.TENANT_JOBS:
+            return limits.max_tenant_jobs or limits.max_live_jobs
+        case Bound.TENANT_COST:
+            return limits.max_tenant_cost or limits.max_live_cost
+
+
+def refusal(bound: Bound, limit: int, *, cost: int, current: int, drained: int, span_ms: int) -> HeadraceError:
+    """What a submission of `cost` tokens is told that would break the bound. `current` of it is live, `drained` left in `span_ms`."""
+    if bound in (Bound.JOBS, Bound.TENANT_JOBS):
+        needed, said = current + 1 - limit, f"{current} live jobs, the limit is {limit}"
+    elif cost > limit:
+        return RequestTooLarge(f"The request needs {cost} tokens, prompt and answer; at most {limit} may be live at once.")
+    else:
+        needed, said = current + cost - limit, f"{current} tokens of live jobs, the limit is {limit} and this one needs {cost}"
+    retry_after = wait_s(needed, drained, span_ms)
+    if bound in (Bound.TENANT_JOBS, Bound.TENANT_COST):
+        return TenantFull(f"your tenant has {said}", retry_after=retry_after)
+    return QueueFull(f"the queue is full: {said}", retry_after=retry_after)
 
 
 def crash_delay_ms(crashes: int, job_id: str) -> int:
@@ -105,7 +145,3 @@ def purged(job_id: str) -> JobPurged:
 
 def conflict(job_id: str) -> IdempotencyConflict:
     return IdempotencyConflict(f"The Idempotency-Key was used before with another body, by job {job_id}.")
-
-
-def full(what: str, limit: int, current: int) -> QueueFull:
-    return QueueFull(f"the queue is full: {current} {what}, the limit is {limit}", retry_after=RETRY_AFTER_S)

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
 
 from headrace.errors import QueueFull, QueueUnavailable, SettingsError
-from headrace.queues.rules import RETRY_AFTER_S
+from headrace.queues.rules import NO_MEMORY_RETRY_S
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ async def serving(url: str, library: Library) -> AsyncIterator[Server]:
 def _translated(error: Exception) -> Exception:
     """Our name for what the server or the connection said; a fault of the functions themselves stays what it is."""
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM"):
-        return QueueFull("the state store has reached its memory limit", retry_after=RETRY_AFTER_S)
+        return QueueFull("the state store has reached its memory limit", retry_after=NO_MEMORY_RETRY_S)
     if isinstance(error, _UNAVAILABLE) or str(error).startswith(_UNAVAILABLE_CODES):
         return QueueUnavailable(f"the state store did not answer: {error}")
     return error

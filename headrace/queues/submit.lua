@@ -1,9 +1,10 @@
 -- What submitters ask; see functions.lua.
 
--- id tenant model lane attended has_key key hash prompt cost ttl grace max_live max_cost body -> {answer, id or bound, current}
+-- id tenant model lane attended has_key key hash prompt cost ttl grace max_live max_cost tenant_live tenant_cost body
+-- -> {answer, id}, or what refusal says
 local function accept(K, A)
   local P, id, tenant, cost = K[1], A[1], A[2], tonumber(A[10])
-  local job, counters, key = P .. 'job:' .. id, P .. 'counters', ''
+  local job, counters, own, key = P .. 'job:' .. id, P .. 'counters', P .. 'tenant:' .. tenant, ''
   if A[6] == '1' then
     key = P .. 'idem:' .. pair(tenant, A[7])
     local first = redis.call('GET', key)
@@ -12,18 +13,21 @@ local function accept(K, A)
     end
   end
   if redis.call('EXISTS', job, P .. 'gone:' .. id) > 0 then return {'replay', id} end
-  local count = redis.call('HMGET', counters, 'live', 'cost', 'arrival')
-  local live, total = tonumber(count[1] or 0), tonumber(count[2] or 0)
-  if live >= tonumber(A[13]) then return {'full', 'live jobs', live} end
-  if total + cost > tonumber(A[14]) then return {'full', 'tokens of live jobs', total} end
   local us = now_us()
   local t = math.floor(us / 1000)
+  -- All jobs first: where a tenant has no bound of its own, it is given that of all.
+  local all, mine = read_meter(counters), read_meter(own)
+  local refused = refusal('', all, cost, tonumber(A[13]), tonumber(A[14]), t)
+    or refusal('tenant ', mine, cost, tonumber(A[15]), tonumber(A[16]), t)
+  if refused then return refused end
+  meter_enter(counters, all, cost, t)
+  meter_enter(own, mine, cost, t)
   -- Arrivals never tie, even where the clock stands or steps back.
-  local arrival = math.max(us, tonumber(count[3] or 0) + 1)
-  redis.call('HSET', counters, 'live', live + 1, 'cost', total + cost, 'arrival', arrival)
+  local arrival = math.max(us, (redis.call('HGET', counters, 'arrival') or 0) + 1)
+  redis.call('HSET', counters, 'arrival', arrival)
   redis.call('HSET', job, 'tenant', tenant, 'model', A[3], 'lane', A[4], 'key', key, 'hash', A[8], 'prompt', A[9], 'cost', cost,
     'arrival', arrival, 'accepted', t, 'deadline', t + A[11], 'reason', '', 'epoch', 0, 'released', 0, 'n', 0, 'crash', 0, 'exp', 0)
-  redis.call('SET', P .. 'body:' .. id, A[15])
+  redis.call('SET', P .. 'body:' .. id, A[17])
   if A[4] ~= 'batch' then redis.call('ZADD', P .. 'jobs:' .. tenant, arrival, id) end
   if key ~= '' then redis.call('SET', key, id) end
   if A[5] == '1' then redis.call('ZADD', P .. 'viewer', t + A[12], id) end

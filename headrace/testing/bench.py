@@ -205,12 +205,19 @@ async def _audit_shard(raw: Any, prefix: str) -> None:
     for worker in {job["owner"] for job in jobs.values() if "owner" in job}:
         held = {job_id for job_id, job in jobs.items() if job.get("owner") == worker}
         assert await raw.smembers(f"{prefix}held:{worker}") == held
-    counters = await raw.hgetall(prefix + "counters")
-    assert int(counters.get("live", 0)) == len(live)
-    assert int(counters.get("cost", 0)) == sum(int(jobs[job_id]["cost"]) for job_id in live)
+    await _audit_meter(raw, prefix + "counters", [jobs[job_id] for job_id in live])
+    tenants = {jobs[job_id]["tenant"] for job_id in live}
+    assert {key async for key in raw.scan_iter(match=prefix + "tenant:*")} == {f"{prefix}tenant:{tenant}" for tenant in tenants}
+    for tenant in tenants:
+        await _audit_meter(raw, f"{prefix}tenant:{tenant}", [jobs[job_id] for job_id in live if jobs[job_id]["tenant"] == tenant])
     await _audit_lanes(raw, prefix, {job_id: jobs[job_id] for job_id in in_state["queued"]})
     for job_id, job in jobs.items():
         assert job["key"] == "" or await raw.get(job["key"]) == job_id
+
+
+async def _audit_meter(raw: Any, meter: str, live: Sequence[dict[str, str]]) -> None:
+    shown = await raw.hmget(meter, "live", "cost")
+    assert [int(count or 0) for count in shown] == [len(live), sum(int(job["cost"]) for job in live)]
 
 
 async def _audit_lanes(raw: Any, prefix: str, queued: dict[str, dict[str, str]]) -> None:

@@ -23,7 +23,7 @@ OUTCOMES = {
 
 def error_object(message: str, *, status: int, code: str | None, param: str | None = None) -> dict[str, str | None]:
     """The inner object of OpenAI's error envelope: all four keys, always."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"message": message, "type": kind, "param": param, "code": code}
 
 

@@ -17,9 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from headrace.cursor import LogPosition
 from headrace.embedded import EmbeddedValkey
+from headrace.errors import QueueFull, TenantFull
+from headrace.ids import shard_of
 from headrace.ports import START, Job, LogEntry, Submission, Verdict
 from headrace.queues.rules import QueueLimits
-from headrace.request import Lane
+from headrace.request import Lane, Request
 from headrace.state import LIVE, TERMINAL, TRANSITIONS, State
 from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, Outcome, RedisBench
 
@@ -27,7 +29,8 @@ T = TypeVar("T")
 
 TENANTS = ("alice", "bob")
 WORKERS = ("w1", "w2", "w3")
-LIMITS = QueueLimits(max_live_jobs=12, max_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000)
+MAX_TENANT_JOBS = 9
+LIMITS = QueueLimits(max_live_jobs=12, max_tenant_jobs=MAX_TENANT_JOBS, max_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000)
 
 
 @dataclass
@@ -111,18 +114,30 @@ class QueueMachine(RuleBasedStateMachine):
         repeated=st.booleans(),
     )
     def accept(self, tenant: str, lane: Lane, keyed: bool, attended: bool, ttl_ms: int, repeated: bool) -> None:
-        if sum(job.state in LIVE for job in self.picture.jobs.values()) >= LIMITS.max_live_jobs:
-            return
         self.serial += 1
         key = f"key-{self.serial}" if keyed else None
         submission = self.bench.submission(
             tenant=tenant, lane=lane, key=key, attended=attended, ttl_ms=ttl_ms, max_tokens=self.serial % 7 + 1
         )
+        if (bound := self.reached(submission.request)) is not None:
+            before = self.picture
+            with pytest.raises(bound):
+                self.call(self.bench.queue.accept(submission))
+            assert self.picture == before
+            return
         accepted = self.call(self.bench.queue.accept(submission), "accept")
         assert (accepted.job_id, accepted.replayed) == (submission.request.id, False)
         self.submissions.append(submission)
         if repeated:
             self.accept_again(len(self.submissions) - 1)
+
+    def reached(self, request: Request) -> type[QueueFull] | None:
+        """Which bound the request would break in its shard."""
+        live = [i for i, job in self.picture.jobs.items() if job.state in LIVE and shard_of(i) == shard_of(request.id)]
+        if len(live) >= LIMITS.max_live_jobs:
+            return QueueFull
+        own = [i for i in live if self.picture.jobs[i].request.tenant == request.tenant]
+        return TenantFull if len(own) >= MAX_TENANT_JOBS else None
 
     @precondition(lambda self: self.submissions)
     @rule(which=st.integers(0, 10**6))

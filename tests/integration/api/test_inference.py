@@ -6,8 +6,7 @@ import httpx
 import pytest
 
 from headrace.client import Event, parse_events
-from headrace.errors import QueueFull
-from headrace.ports import Accepted, Job, Submission
+from headrace.ports import Job
 from headrace.queues.memory import MemoryQueue
 from headrace.request import Endpoint, Lane
 from headrace.state import State
@@ -176,20 +175,3 @@ async def test_a_caller_who_leaves_is_not_waited_for(url: str, queue: MemoryQueu
 
 async def _true(value: bool) -> bool:
     return value
-
-
-class FullQueue(MemoryQueue):
-    async def accept(self, submission: Submission) -> Accepted:
-        raise QueueFull("full", retry_after=700)
-
-
-class TestFull:
-    @pytest.fixture
-    def queue(self) -> MemoryQueue:
-        return FullQueue()
-
-    async def test_a_full_queue_says_when_to_come_back(self, http: httpx.AsyncClient) -> None:
-        response = await http.post(CHAT, json=BODY)
-        assert response.status_code == 503
-        assert response.json()["error"]["code"] == "queue_full"
-        assert response.headers["retry-after"] == "120", "the official client does not retry at all when told more"
