@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headrace.errors import SettingsError
@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     )
 
     api_url: str = Field("http://127.0.0.1:8000", description="Where the command line finds the API.")
+    api_key: SecretStr | None = Field(None, description="Key that the command line sends to the API.")
 
     # Queue bounds and timers, in milliseconds where the name says so
     max_live_jobs: int = Field(1_000_000, ge=1, description="Live jobs per shard above which new ones get 503.")
@@ -77,6 +78,11 @@ class Settings(BaseSettings):
     # API
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 picks a free one.")
+    keys_file: Path | None = Field(
+        None,
+        description="Keys that the API takes: lines of a key's SHA-256 in hex and its tenant (`headrace keys new`); read again when it "
+        "changes. Default: no key is asked for, and every caller is the tenant `default`.",
+    )
     max_body_bytes: int = Field(4_194_304, ge=1_024, description="Largest request body.")
     ping_s: float = Field(15.0, gt=0, description="Silence on a stream after which a comment is sent.")
     shutdown_s: int = Field(5, ge=1, description="How long the API waits for open requests when it is told to stop.")

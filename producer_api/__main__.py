@@ -11,6 +11,7 @@ from functools import partial
 import uvloop
 
 from headrace.files.folder import FolderBlobs
+from headrace.keys import reaches_others
 from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.queues.connect import connect as connect_queue
 from headrace.registries.connect import connect as connect_registries
@@ -29,6 +30,8 @@ async def run(settings: Settings) -> bool:
     """Serve until told to stop. False if the process stopped because of a fault."""
     load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context)
     catalog = Catalog({settings.served_model: load})
+    if settings.keys_file is None and reaches_others(settings.host):
+        logger.warning("whoever reaches %s may do everything here: no HEADRACE_KEYS_FILE is set", settings.host)
     blobs = FolderBlobs(settings.files_dir)
     async with connect_queue(settings) as queue, connect_registries(settings) as registries:
         archive = Archive(registries.files, registries.batches, blobs)

@@ -12,7 +12,9 @@ from headrace.ports import JobQueue
 from headrace.settings import Settings
 from producer_api import envelope
 from producer_api.archive import Archive
+from producer_api.auth import Gate
 from producer_api.catalog import Catalog
+from producer_api.keys_file import KeysFile
 from producer_api.log_reader import LogReader
 from producer_api.middleware import Edge
 from producer_api.routes import batches, files, inference, jobs, models, probes
@@ -23,14 +25,15 @@ logger = logging.getLogger(__name__)
 
 def create_app(queue: JobQueue, archive: Archive, catalog: Catalog, settings: Settings) -> FastAPI:
     """The app around a queue and an archive that are already connected, or will be; the caller closes them. `app.state.services` holds its
-    parts."""
+    parts. Raises SettingsError if the keys file is wrong."""
     services = Services(queue, archive, catalog, settings, LogReader(queue, viewer_grace_s=settings.viewer_grace_ms / 1000))
     app = FastAPI(title="Headrace", version=version("headrace"), lifespan=_background)
     app.state.services = services
     for routes in (inference, jobs, files, batches, models, probes):
         app.include_router(routes.router)
     envelope.install(app)
-    app.add_middleware(Edge, metrics=services.metrics)
+    app.add_middleware(Gate, keys=None if settings.keys_file is None else KeysFile(settings.keys_file))
+    app.add_middleware(Edge, metrics=services.metrics)  # the last is the outermost
     return app
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from headrace.errors import SettingsError
+from headrace.keys import is_key
 from headrace.settings import load_settings
 
 SILENCE_S = 60.0
@@ -22,8 +23,10 @@ def api(url: str | None) -> Iterator[httpx.Client]:
     """A client of the API. Every way it can fail ends the command with one line and exit code 1."""
     base_url = base_url_of(url)
     try:
-        with httpx.Client(base_url=base_url, timeout=httpx.Timeout(10.0, read=SILENCE_S)) as client:
+        with httpx.Client(base_url=base_url, timeout=httpx.Timeout(10.0, read=SILENCE_S), headers=key_header()) as client:
             yield client
+    except SettingsError as error:
+        raise fail(str(error)) from None
     except httpx.TransportError as error:
         raise fail(f"no answer from {base_url} ({error}); is `headrace up` running?") from None
 
@@ -40,6 +43,17 @@ def base_url_of(url: str | None) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise fail(f"{base_url!r} is no URL of an API; write http://{base_url.partition('://')[2] or base_url}")
     return base_url
+
+
+def key_header() -> dict[str, str]:
+    """What says who calls, if a key is set. Raises SettingsError."""
+    setting = load_settings().api_key
+    if setting is None:
+        return {}
+    key = setting.get_secret_value()
+    if not is_key(key):
+        raise SettingsError("HEADRACE_API_KEY is no key: one has 1 to 256 letters, digits and -._~+/=")
+    return {"authorization": f"Bearer {key}"}
 
 
 def checked(response: httpx.Response) -> Any:

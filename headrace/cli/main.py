@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from headrace.cli import batch, jobs
+from headrace.cli import batch, jobs, keys
 from headrace.cli import chat as chat_command
 from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
+from headrace.keys import reaches_others, read_keys
 from headrace.model_folder import find_source
 from headrace.settings import load_settings
 from headrace.supervise import stop_with_parent
@@ -25,6 +26,7 @@ UP_STOPS_WITHIN_S = 60.0
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Queue-driven asynchronous inference for language models.")
 app.add_typer(jobs.app, name="jobs", help="Look at jobs, follow them, cancel them.")
 app.add_typer(batch.app, name="batch", help="Run batch files, look at batches, fetch their results.")
+app.add_typer(keys.app, name="keys", help="Make keys of the API.")
 app.command("chat")(chat_command.chat)
 
 
@@ -67,10 +69,15 @@ def up(
         # What the children would refuse is refused here, before anything starts.
         settings = load_settings()
         find_source(settings.model)
+        if settings.keys_file is not None:
+            read_keys(settings.keys_file)
         plan = Plan(
             host=host, port=port, data_dir=data_dir.resolve(), redis_url=redis_url, model=settings.served_model, environ=dict(os.environ)
         )
-        asyncio.run(run_up(plan, Console()))
+        console = Console()
+        if settings.keys_file is None and reaches_others(host):
+            console.print(f"Whoever reaches {host} may do everything here: no HEADRACE_KEYS_FILE is set.", style="yellow", highlight=False)
+        asyncio.run(run_up(plan, console))
     except HeadraceError as error:
         raise fail(str(error)) from None
 

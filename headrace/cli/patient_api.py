@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import httpx
 
-from headrace.cli.api_client import message_of
+from headrace.cli.api_client import key_header, message_of
 from headrace.errors import HeadraceError
 
 PATIENCE_S = 600.0
@@ -55,7 +55,9 @@ class PatientApi:
         self._locate = locate
         self._say = say
         self._longest_s = FIRST_PATIENCE_S
-        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=through_proxies, event_hooks={"response": [self._reached]})
+        self._client = httpx.Client(
+            timeout=_TIMEOUT, trust_env=through_proxies, headers=key_header(), event_hooks={"response": [self._reached]}
+        )
 
     def __enter__(self) -> "PatientApi":
         return self
