@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import tokenizers
 
 from headrace.errors import InvalidRequest, ModelUnavailable
+
+_TRIES = 8
 
 
 class Tokenizer:
@@ -65,5 +68,14 @@ class Tokenizer:
 
 
 def unused_marker(texts: Sequence[str]) -> str:
-    """A private-use character that none of `texts` holds."""
-    return next(char for char in map(chr, range(0xF0000, 0xFFFFE)) if not any(char in text for text in texts))
+    """A private-use character that none of `texts` holds. Raises InvalidRequest if they hold all of a plane."""
+    candidates = map(chr, range(0xF0000, 0xFFFFE))
+    # Nearly always the first will do, and a search for it is the quickest; a text that holds them all would be searched for each.
+    for char in islice(candidates, _TRIES):
+        if not any(char in text for text in texts):
+            return char
+    used = set().union(*texts)
+    unused = next((char for char in candidates if char not in used), None)
+    if unused is None:
+        raise InvalidRequest("The text holds every private-use character from U+F0000 to U+FFFFD; one must be left.")
+    return unused

@@ -1,6 +1,11 @@
 """Request bodies, read under a byte limit."""
 
+import asyncio
+from contextlib import suppress
+
 from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope
 
 from producer_api.envelope import HttpError
 
@@ -37,3 +42,30 @@ def check_coding(request: Request) -> None:
     coding = request.headers.get("content-encoding", "identity")
     if coding.lower() != "identity":
         raise HttpError(415, f"Content-Encoding '{coding[:40]}' is not supported; send the body as it is.", code="unsupported_media_type")
+
+
+LEFTOVER_BYTES = 16_777_216
+LEFTOVER_S = 10.0
+
+
+class Incoming:
+    """A body on its way in, wherever it is read: knows whether it has come to its end."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = Headers(scope=scope)
+        self.ended = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._receive = receive
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> bool:
+        """Read what nobody wanted, see DRAINED. False if that is too much, or takes too long."""
+        most = LEFTOVER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEFTOVER_S):
+                while not self.ended and most > 0:
+                    most -= len((await self.receive()).get("body", b""))
+        return self.ended

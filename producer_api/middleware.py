@@ -10,6 +10,7 @@ import secrets
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from producer_api.body import Incoming
 from producer_api.envelope import internal_error
 from producer_api.log_reader import Interrupted
 from producer_api.metrics import Metrics
@@ -31,17 +32,21 @@ class Edge:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        status = 0
+        status, incoming = 0, Incoming(scope, receive)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if not incoming.ended and not await incoming.discard():
+                    # The server would go on reading, however long the body is.
+                    headers["connection"] = "close"
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, incoming.receive, send_with_id)
         except Interrupted:
             # Returning with the response unfinished makes the server drop the connection, which is what an unfinished stream needs.
             logger.debug("stream cut request_id=%s", request_id)

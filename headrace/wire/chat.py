@@ -1,21 +1,22 @@
 """Body of POST /v1/chat/completions."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, FailFast, Field, WithJsonSchema
 
 from headrace.errors import InvalidRequest
-from headrace.wire.fields import Strict, metadata_pairs, one_of, only, wrong
+from headrace.wire.fields import Strict, few_pairs, metadata_pairs, one_of, only, wrong
 from headrace.wire.generation import Generation
 from headrace.wire.json_object import json_type
 
 _SHAPES = "must be a string or an array of text parts"
+_ROLES = ("system", "developer", "user", "assistant")
 
 
 def _role(role: str) -> str:
     if role in ("tool", "function"):
         raise wrong("unsupported_parameter", f"must not be {role!r}: the served models call no tools.")
-    one_of("system", "developer", "user", "assistant")(role)
+    one_of(*_ROLES)(role)
     # `developer` is what newer OpenAI models call the system prompt; chat templates know one name.
     return "system" if role == "developer" else role
 
@@ -43,9 +44,15 @@ def _text_part(index: int, part: Any) -> str:
     return str(part["text"])
 
 
+# For the OpenAPI document alone: `_content` reads parts, as it can say better what is wrong with them.
+class TextPart(Strict):
+    type: Literal["text"]
+    text: str
+
+
 class Message(Strict):
-    role: Annotated[str, AfterValidator(_role)]
-    content: Annotated[str, BeforeValidator(_content)]
+    role: Annotated[str, AfterValidator(_role), WithJsonSchema({"enum": list(_ROLES)})]
+    content: Annotated[str, BeforeValidator(_content, json_schema_input_type=str | list[TextPart])]
     name: str | None = None
     """Accepted and without effect: chat templates do not show it to the model."""
 
@@ -59,7 +66,8 @@ class Message(Strict):
 
 
 class ChatBody(Generation):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    # Without FailFast each of a million wrong ones is reported, to gigabytes, for the sake of the first.
+    messages: Annotated[list[Message], FailFast(), Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
     logprobs: Annotated[Any, only(False)] = None
@@ -76,7 +84,7 @@ class ChatBody(Generation):
     moderation: Annotated[Any, only()] = None
 
     # Accepted and without effect.
-    metadata: Annotated[dict[str, str] | None, AfterValidator(metadata_pairs)] = None
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(few_pairs), AfterValidator(metadata_pairs)] = None
     store: bool | None = None
     service_tier: str | None = None
     parallel_tool_calls: bool | None = None

@@ -29,7 +29,7 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
 
 
 class CompletionBody(Generation):
-    prompt: Annotated[str | tuple[int, ...], BeforeValidator(_prompt)]
+    prompt: Annotated[str | tuple[int, ...], BeforeValidator(_prompt, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
 
     best_of: Annotated[Any, only(1)] = None
     echo: Annotated[Any, only(False)] = None

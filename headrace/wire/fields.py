@@ -4,15 +4,19 @@ Every check raises PydanticCustomError with the envelope's `code` as its type an
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from headrace.request import MAX_STOPS
 from headrace.wire.json_object import json_type
 
 MAX_STOP_CHARS = 256
+UNKNOWN_FIELD = "unknown_field"
+"""Error type for a field of the value that is at fault; its name is in the context."""
 _MAX_METADATA = 16
 _MAX_METADATA_KEY = 64
 _MAX_METADATA_VALUE = 512
@@ -23,22 +27,44 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_count(cls, value: Any) -> Any:
+        """Of more fields than there are one is unknown, and that is found sooner than each is reported."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields):
+            name = next(name for name in value if name not in cls.model_fields)
+            raise PydanticCustomError(UNKNOWN_FIELD, "is unknown", {"name": name})
+        return value
+
 
 def wrong(code: str, why: str) -> PydanticCustomError:
     # The text goes in as data: it may hold braces, which a template would read.
     return PydanticCustomError(code, "{why}", {"why": why})
 
 
-def only(*values: Any) -> AfterValidator:
-    """For a field of OpenAI's API that we know and support at these values alone (null, its absence, included)."""
+@dataclass(frozen=True, eq=False)
+class _Only:
+    """Each is itself alone: `Annotated` keeps one of two equal ones, and False equals 0."""
 
-    def check(value: Any) -> Any:
+    values: tuple[Any, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self.values]}
+
+    def _check(self, value: Any) -> Any:
         # Types are compared too: True == 1 in Python.
-        if value is None or any(type(value) is type(one) and value == one for one in values):
+        if value is None or any(type(value) is type(one) and value == one for one in self.values):
             return value
-        raise wrong("unsupported_parameter", "is not supported" + (f" with a value other than {_either(values)}" if values else "") + ".")
+        other = f" with a value other than {_either(self.values)}" if self.values else ""
+        raise wrong("unsupported_parameter", f"is not supported{other}.")
 
-    return AfterValidator(check)
+
+def only(*values: Any) -> _Only:
+    """For a field of OpenAI's API that we know and support at these values alone (null, its absence, included)."""
+    return _Only(values)
 
 
 def _either(values: tuple[Any, ...]) -> str:
@@ -60,11 +86,16 @@ def stop_strings(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def few_pairs(pairs: Any) -> Any:
+    """Before they are looked at one by one: each that is wrong would be reported."""
+    if isinstance(pairs, dict) and len(pairs) > _MAX_METADATA:
+        raise wrong("invalid_value", f"must hold at most {_MAX_METADATA} pairs, got {len(pairs)}.")
+    return pairs
+
+
 def metadata_pairs(pairs: dict[str, str] | None) -> dict[str, str] | None:
     if pairs is None:
         return None
-    if len(pairs) > _MAX_METADATA:
-        raise wrong("invalid_value", f"must hold at most {_MAX_METADATA} pairs, got {len(pairs)}.")
     for key, value in pairs.items():
         if len(key) > _MAX_METADATA_KEY:
             raise wrong("invalid_value", f"must have keys of at most {_MAX_METADATA_KEY} characters, got one of {len(key)}.")

@@ -25,7 +25,7 @@ class Generation(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-_INT64, le=_INT64 - 1)] | None = None
-    stop: Annotated[tuple[str, ...], BeforeValidator(stop_strings)] = ()
+    stop: Annotated[tuple[str, ...], BeforeValidator(stop_strings, json_schema_input_type=str | list[str] | None)] = ()
 
     # Not OpenAI's, but common among open engines.
     top_k: Annotated[int, Field(ge=0)] | None = None

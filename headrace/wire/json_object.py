@@ -7,6 +7,9 @@ import orjson
 
 from headrace.errors import InvalidRequest
 
+_MAX_DEPTH = 254
+"""orjson's, when it writes."""
+
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """A JSON object. orjson refuses what would hurt later: NaN, overflowing floats, lone surrogates, a BOM, nesting beyond 1,024.
@@ -27,8 +30,15 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def fingerprint(path: str, body: dict[str, Any]) -> str:
-    """Hex digest that is equal for equal requests: same endpoint, same parsed body, whatever the spacing and order of keys."""
-    return hashlib.sha256(path.encode() + b"\0" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """Hex digest that is equal for equal requests: same endpoint, same parsed body, whatever the spacing and order of keys.
+
+    Raises InvalidRequest for a body that is nested too deeply: orjson reads four times as deep as it writes.
+    """
+    try:
+        canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise InvalidRequest(f"The body is nested too deeply: at most {_MAX_DEPTH} levels are read.", code="invalid_json") from None
+    return hashlib.sha256(path.encode() + b"\0" + canonical).hexdigest()
 
 
 def json_type(value: Any) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.errors import InvalidRequest
+from headrace.wire.fields import UNKNOWN_FIELD
 from headrace.wire.json_object import json_type
 
 _LIMITS = {
@@ -33,7 +34,9 @@ def explain(error: ValidationError) -> InvalidRequest:
     param = _path(first["loc"])
     if kind == "missing":
         return InvalidRequest(f"'{param}' is required.", param=param, code="missing_required_parameter")
-    if kind == "extra_forbidden":
+    if kind == UNKNOWN_FIELD:
+        param = _path((*first["loc"], context["name"]))
+    if kind in ("extra_forbidden", UNKNOWN_FIELD):
         return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
     if kind in _OUR_CODES:
         return InvalidRequest(f"'{param}' {first['msg']}", param=param, code=kind)

@@ -62,6 +62,7 @@ BAD = [
     (completion(prompt=[1, 1_000]), COMPLETIONS, 400, "invalid_value", "prompt"),
     (completion(prompt="word " * 5_000), COMPLETIONS, 400, "context_length_exceeded", "prompt"),
     (completion(best_of=3), COMPLETIONS, 400, "unsupported_parameter", "best_of"),
+    (chat()[:-1] + b', "prompt_cache_options": ' + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}", CHAT, 400, "invalid_json", None),
     (completion(messages=HI), JOBS, 400, "invalid_value", "messages"),
     (chat() + b" " * 65_536, CHAT, 413, "body_too_large", None),
 ]

@@ -59,6 +59,21 @@ class TestFaults:
         await eventually(stopped, pause=0.01)
 
 
+async def test_a_caller_who_leaves_in_mid_body_is_no_fault_of_ours(
+    url: str, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    writer.write(b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+
+    async def counted() -> bool:
+        return 'route="/v1/jobs",status="499"} 1.0' in (await http.get("/metrics")).text
+
+    await eventually(counted, pause=0.01)
+    assert "unhandled" not in caplog.text
+
+
 @pytest.mark.usefixtures("slow_worker")
 async def test_shutdown_cuts_streams_and_answers_waiting_calls(
     http: httpx.AsyncClient, server: Server, queue: MemoryQueue, pace: Pace, caplog: pytest.LogCaptureFixture

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from headrace.errors import InvalidRequest
@@ -39,3 +41,15 @@ def test_fingerprint_tells_endpoints_and_bodies_apart() -> None:
     assert fingerprint("/v1/jobs", body) != fingerprint("/v1/completions", body)
     assert fingerprint("/v1/jobs", body) != fingerprint("/v1/jobs", {"a": 2})
     assert fingerprint("/v1/jobs", body) != fingerprint("/v1/jobs", {"a": True})
+
+
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ("[", "]")])
+def test_what_can_be_parsed_has_a_fingerprint_or_is_nested_too_deeply(opening: str, closing: str) -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        return parse_object(f'{{"a":{opening * (depth - 1)}1{closing * (depth - 1)}}}'.encode())
+
+    assert fingerprint("/v1/jobs", nested(254))
+    for depth in (255, 1_000):
+        with pytest.raises(InvalidRequest, match="at most 254 levels") as caught:
+            fingerprint("/v1/jobs", nested(depth))
+        assert caught.value.code == "invalid_json"

@@ -223,3 +223,24 @@ def test_prompts_that_are_none(prompt: Any) -> None:
 
 def test_messages_with_braces_are_told_as_they_are() -> None:
     assert "'{x}'" in problem(ChatBody, messages=[{"role": "{x}", "content": "x"}]).message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [1] * 10_000}, "messages[0]"),
+        ({"messages": [{}] * 10_000}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": "hi"} | {f"x{i}": i for i in range(10_000)}]}, "messages[0].x0"),
+        ({f"x{i}": i for i in range(10_000)}, "x0"),
+        ({"metadata": {f"x{i}": i for i in range(10_000)}}, "metadata"),
+        ({"stream_options": {f"x{i}": i for i in range(10_000)}}, "stream_options.x0"),
+        ({"stop": [1] * 10_000}, "stop"),
+        ({"messages": [{"role": "user", "content": [1] * 10_000}]}, "messages[0].content"),
+    ],
+)
+def test_ten_thousand_faults_are_not_collected_for_the_sake_of_the_first(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        chat(**fields)
+    assert caught.value.error_count() <= len(ChatBody.model_fields)
+    assert explain(caught.value).param == param
+    assert len(explain(caught.value).message) < 200

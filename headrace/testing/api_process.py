@@ -1,0 +1,65 @@
+"""`python -m producer_api` for tests: with the least of a model, on a port of its own."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from headrace.testing.eventually import eventually
+from headrace.testing.tree import free_port
+
+
+def make_model(folder: Path) -> None:
+    """The least that the API needs of a model: a tokenizer, its limits and a chat template."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 64, "vocab_size": 3}))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}")
+    tokenizer = Tokenizer(WordLevel({"user": 0, "hi": 1, "?": 2}, unk_token="?"))  # noqa: S106 - a word, no password
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+class ApiProcess:
+    """The process and where it listens; a killed one is started again on the same port."""
+
+    def __init__(self, redis_url: str, model: Path, **environ: str) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._env = os.environ | {
+            "HEADRACE_REDIS_URL": redis_url,
+            "HEADRACE_MODEL": str(model),
+            "HEADRACE_FILES_DIR": str(model.with_name("files")),
+            "HEADRACE_PORT": str(port),
+            "HEADRACE_SHUTDOWN_S": "2",
+            **environ,
+        }
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[Process]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "producer_api", env=self._env, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def ready(self, http: httpx.AsyncClient) -> None:
+        async def look() -> bool:
+            try:
+                return (await http.get("/ready")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await eventually(look, pause=0.05)
