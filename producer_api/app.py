@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from headrace.ports import JobQueue
 from headrace.settings import Settings
-from producer_api import envelope
+from producer_api import envelope, openapi
 from producer_api.archive import Archive
 from producer_api.auth import Gate
 from producer_api.catalog import Catalog
@@ -27,7 +27,7 @@ def create_app(queue: JobQueue, archive: Archive, catalog: Catalog, settings: Se
     """The app around a queue and an archive that are already connected, or will be; the caller closes them. `app.state.services` holds its
     parts. Raises SettingsError if the keys file is wrong."""
     services = Services(queue, archive, catalog, settings, LogReader(queue, viewer_grace_s=settings.viewer_grace_ms / 1000))
-    app = FastAPI(title="Headrace", version=version("headrace"), lifespan=_background)
+    app = FastAPI(title="Headrace", version=version("headrace"), lifespan=_background, responses=openapi.ERRORS)
     app.state.services = services
     for routes in (inference, jobs, files, batches, models, probes):
         app.include_router(routes.router)

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from headrace.batch import COMPLETION_WINDOW
 from headrace.request import Endpoint
-from headrace.wire.fields import Strict, metadata_pairs, one_of, wrong
+from headrace.wire.fields import Strict, few_pairs, metadata_pairs, one_of, wrong
 from headrace.wire.json_object import json_type
 from producer_api.upload_form import LONGEST_EXPIRY_S, SHORTEST_EXPIRY_S
 
@@ -28,13 +28,13 @@ def _endpoint(value: Any) -> Endpoint:
 
 
 class OutputExpiry(Strict):
-    anchor: Annotated[str, AfterValidator(one_of("created_at"))]
+    anchor: Annotated[str, AfterValidator(one_of("created_at")), WithJsonSchema({"enum": ["created_at"]})]
     seconds: int = Field(ge=SHORTEST_EXPIRY_S, le=LONGEST_EXPIRY_S)
 
 
 class BatchBody(Strict):
     input_file_id: str
-    endpoint: Annotated[Endpoint, BeforeValidator(_endpoint)]
-    completion_window: Annotated[str, AfterValidator(one_of(COMPLETION_WINDOW))]
-    metadata: Annotated[dict[str, str] | None, AfterValidator(metadata_pairs)] = None
+    endpoint: Annotated[Endpoint, BeforeValidator(_endpoint), WithJsonSchema({"enum": list(Endpoint)})]
+    completion_window: Annotated[str, AfterValidator(one_of(COMPLETION_WINDOW)), WithJsonSchema({"enum": [COMPLETION_WINDOW]})]
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(few_pairs), AfterValidator(metadata_pairs)] = None
     output_expires_after: OutputExpiry | None = None

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -13,6 +13,7 @@ from headrace.file import Purpose
 from headrace.ids import BATCH_ID, new_batch_id
 from headrace.wire.json_object import fingerprint, parse_object
 from headrace.wire.problems import explain
+from producer_api import openapi
 from producer_api.admission import idempotency_key
 from producer_api.auth import Tenant
 from producer_api.batch_body import BatchBody
@@ -27,8 +28,10 @@ from producer_api.written import written
 
 router = APIRouter(tags=["batches"])
 
+BatchId = Annotated[str, Path(json_schema_extra={"pattern": openapi.BATCH_ID})]
 
-@router.post("/v1/batches")
+
+@router.post("/v1/batches", openapi_extra=openapi.BATCH)
 async def create_batch(http: Request, services: Served, tenant: Tenant) -> Response:
     """Run an uploaded file. It is validated first, in the background: look at the batch for what came of it."""
     key = idempotency_key(http.headers)
@@ -67,14 +70,14 @@ async def list_batches(
 
 
 @router.get("/v1/batches/{batch_id}")
-async def get_batch(batch_id: str, services: Served, tenant: Tenant) -> Response:
+async def get_batch(batch_id: BatchId, services: Served, tenant: Tenant) -> Response:
     """One batch, with its progress."""
     _check_id(batch_id, "batch_id")
     return json_response(batch_object(await services.archive.batches.get(tenant, batch_id)))
 
 
 @router.post("/v1/batches/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, services: Served, tenant: Tenant) -> Response:
+async def cancel_batch(batch_id: BatchId, services: Served, tenant: Tenant) -> Response:
     """Stop a batch; what is done is kept, and every other line is accounted for as cancelled."""
     _check_id(batch_id, "batch_id")
     return json_response(batch_object(await written(lambda: services.archive.batches.cancel(tenant, batch_id))))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
+from fastapi import Path as Parameter
 from starlette.responses import Response
 
 from headrace.batch_ports import FileRegistry
@@ -15,6 +16,7 @@ from headrace.file import FileRecord, Purpose
 from headrace.files.journal import Journal
 from headrace.files.workspace import Workspace
 from headrace.ids import FILE_ID, new_file_id
+from producer_api import openapi
 from producer_api.admission import idempotency_key
 from producer_api.archive import Archive
 from producer_api.auth import Tenant
@@ -29,8 +31,10 @@ from producer_api.written import written
 
 router = APIRouter(tags=["files"])
 
+FileId = Annotated[str, Parameter(json_schema_extra={"pattern": openapi.FILE_ID})]
 
-@router.post("/v1/files")
+
+@router.post("/v1/files", openapi_extra=openapi.UPLOAD)
 async def upload_file(http: Request, services: Served, tenant: Tenant) -> Response:
     """Upload the input of a batch as a form: `file`, `purpose`, and `expires_after[anchor]` with `expires_after[seconds]` if you like."""
     key = idempotency_key(http.headers)
@@ -96,13 +100,13 @@ async def list_files(
 
 
 @router.get("/v1/files/{file_id}")
-async def get_file(file_id: str, services: Served, tenant: Tenant) -> Response:
+async def get_file(file_id: FileId, services: Served, tenant: Tenant) -> Response:
     """One file."""
     return json_response(file_object(await living_file(services.archive.files, tenant, file_id, "file_id")))
 
 
 @router.delete("/v1/files/{file_id}")
-async def delete_file(file_id: str, services: Served, tenant: Tenant) -> Response:
+async def delete_file(file_id: FileId, services: Served, tenant: Tenant) -> Response:
     """Delete a file. A batch that was made from it goes on: it has the bytes. What a batch still writes is not to be deleted."""
     archive = services.archive
     record = await living_file(archive.files, tenant, file_id, "file_id")
@@ -113,8 +117,8 @@ async def delete_file(file_id: str, services: Served, tenant: Tenant) -> Respons
     return json_response({"id": file_id, "object": "file", "deleted": True})
 
 
-@router.get("/v1/files/{file_id}/content")
-async def file_content(file_id: str, services: Served, tenant: Tenant) -> Response:
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=openapi.BYTES)
+async def file_content(file_id: FileId, services: Served, tenant: Tenant) -> Response:
     """The file's bytes. While a batch still writes it: the answers so far, up to the first line that has none, and `X-Incomplete: true`."""
     archive = services.archive
     record = await living_file(archive.files, tenant, file_id, "file_id")

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from headrace.request import Lane
 from headrace.state import State
 from headrace.wire.answers import whole_answer
+from producer_api import openapi
 from producer_api.admission import admit
 from producer_api.auth import Tenant
 from producer_api.envelope import CLIENT_CLOSED_REQUEST, ended_refusal, json_response, unavailable
@@ -21,13 +22,13 @@ router = APIRouter(tags=["inference"])
 REPLAYED = {"idempotent-replayed": "true"}
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=openapi.CHAT, responses=openapi.EVENTS)
 async def chat_completions(http: Request, services: Served, tenant: Tenant) -> Response:
     """A chat completion, streamed or whole, in OpenAI's format."""
     return await _answer(http, services, tenant)
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", openapi_extra=openapi.COMPLETION, responses=openapi.EVENTS)
 async def completions(http: Request, services: Served, tenant: Tenant) -> Response:
     """A completion of plain text, streamed or whole, in OpenAI's format."""
     return await _answer(http, services, tenant)

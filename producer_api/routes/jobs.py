@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from headrace.cursor import parse_cursor
@@ -11,6 +11,7 @@ from headrace.ids import is_job_id
 from headrace.request import Lane
 from headrace.state import LIVE
 from headrace.wire.answers import bare_job_id
+from producer_api import openapi
 from producer_api.admission import admit
 from producer_api.auth import Tenant
 from producer_api.envelope import json_response
@@ -24,7 +25,7 @@ from producer_api.sse import EventStream
 router = APIRouter(tags=["jobs"])
 
 
-def _job_id(job_id: str) -> str:
+def _job_id(job_id: Annotated[str, Path(json_schema_extra={"pattern": openapi.JOB_ID})]) -> str:
     bare = bare_job_id(job_id)
     if not is_job_id(bare):
         raise JobNotFound(f"No job has the id {job_id[:80]!r}.", param="job_id")
@@ -34,7 +35,7 @@ def _job_id(job_id: str) -> str:
 JobId = Annotated[str, Depends(_job_id)]
 
 
-@router.post("/v1/jobs", status_code=202)
+@router.post("/v1/jobs", status_code=202, openapi_extra=openapi.JOB)
 async def submit(http: Request, services: Served, tenant: Tenant) -> Response:
     """Submit a chat (`messages`) or a completion (`prompt`): 202 once it is durably stored."""
     request, replayed = await admit(services, http, tenant, lane=Lane.STANDARD, attended=False)
@@ -65,7 +66,7 @@ async def cancel_job(job_id: JobId, services: Served, tenant: Tenant) -> Respons
     return json_response(await job_object(services.queue, await services.queue.get(tenant, job_id)))
 
 
-@router.get("/v1/jobs/{job_id}/events")
+@router.get("/v1/jobs/{job_id}/events", response_class=Response, responses={**openapi.EVENTS, 204: {"description": "All was seen."}})
 async def job_events(
     job_id: JobId,
     services: Served,

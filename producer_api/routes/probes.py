@@ -58,7 +58,7 @@ async def ready(services: Served) -> Response:
     return json_response({"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}, 503 if reasons else 200)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response)
 async def metrics(services: Served) -> Response:
     """Prometheus exposition; the queue's gauges are read for this scrape."""
     load, workers = await asyncio.gather(_or_none(services.queue.load()), _or_none(services.queue.workers()))
