@@ -1,8 +1,8 @@
 """`headrace batch run` beside others on the same file, start-up included:
 
-    python -m benchmarks.run_batch [--lines 200] [--tokens 32] [--vllm /path/to/vllm] [--transformers]
+    python -m benchmarks.run_batch [--lines 200] [--tokens 32] [--vllm PYTHON] [--transformers]
 
-Each runs in a process of its own, one after the other. `--vllm` names the command of an installation in an environment of its own.
+Each runs in a process of its own, one after the other. `--vllm` names the python of an environment that has vLLM.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
             commands["transformers, a script"] = (out("transformers"), peer, {})
         if arguments.vllm:
             options = ["--model", folder, "--served-model-name", DEMO_MODEL, "--dtype", "float32", "--max-model-len", "2048"]
-            peer = [arguments.vllm, "run-batch", *options, "-i", str(source), "-o"]
+            peer = [arguments.vllm, "-m", "vllm.entrypoints.openai.run_batch", *options, "-i", str(source), "-o"]
             commands["vllm run-batch"] = (out("vllm"), peer, {"VLLM_CPU_KVCACHE_SPACE": "4"})
         first = 0.0
         for who, (path, command, environ) in commands.items():
