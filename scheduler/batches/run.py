@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from headrace.batch import Batch, BatchStatus
-from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestError
+from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestError, RequestTooLarge
 from headrace.file import FileRecord, Purpose
 from headrace.files.journal import Journal, Result
 from headrace.ids import line_job_id, made_file_id
@@ -196,13 +196,17 @@ class Runner:
         await self._record([one for one in drafted if isinstance(one, Result)])
         pending = [(line, one) for line, one in zip(lines, drafted, strict=True) if isinstance(one, Draft)]
         answers = await asyncio.gather(*(self._accept(line, one) for line, one in pending))
-        return [line for (line, _), replayed in zip(pending, answers, strict=True) if replayed]
+        await self._record([one for one in answers if isinstance(one, Result)])
+        return [line for (line, _), replayed in zip(pending, answers, strict=True) if replayed is True]
 
-    async def _accept(self, line: int, drafted: Draft) -> bool:
+    async def _accept(self, line: int, drafted: Draft) -> bool | Result:
+        """Whether the queue knew it already, or its result if it can never be taken."""
         try:
             return (await self._queue.accept(self._submission(line, drafted))).replayed
         except QueueFull:
             return False
+        except RequestTooLarge as error:
+            return refused_result(line, self._custom_id(line), self._job_id(line), error)
 
     def _draft(self, line: int) -> Draft | Result:
         job_id = self._job_id(line)

@@ -326,6 +326,15 @@ async def test_a_full_queue_only_makes_a_batch_wait(valkey: EmbeddedValkey, tmp_
         check_complete(site, await site.finish(await site.create(GOOD)))
 
 
+async def test_a_line_larger_than_the_queue_fails_alone(valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
+    async with open_site(valkey.url, tmp_path, limits=QueueLimits(max_live_cost=100)) as site:
+        batch = await site.finish(await site.create(line(0) + line(1, max_tokens=150) + line(2)))
+        assert [one["custom_id"] for one in site.content(batch.output_file_id)] == ["line-0", "line-2"]
+        [error] = site.content(batch.error_file_id)
+        assert error["response"]["body"]["error"]["code"] == "request_too_large"
+
+
 async def test_expired_files_go_and_files_in_use_stay(site: Site) -> None:
     batch = await site.finish(await site.create(GOOD, output_ttl_s=3_600))
     assert batch.output_file_id is not None
