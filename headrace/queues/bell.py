@@ -1,7 +1,8 @@
 """The doorbell both adapters hand out: names that rang since somebody last looked."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 CAPACITY = 65_536
 """Names kept for a reader that does not come. Rings beyond are lost, as any hint may be."""
@@ -30,3 +31,24 @@ class Bell:
         self._names.clear()
         self._rung.clear()
         return names
+
+
+class Bells:
+    """Everybody who listens for one kind of names."""
+
+    def __init__(self) -> None:
+        self._bells: set[Bell] = set()
+
+    def ring(self, names: Iterable[str]) -> None:
+        named = tuple(names)
+        for bell in self._bells:
+            bell.ring(named)
+
+    @asynccontextmanager
+    async def doorbell(self) -> AsyncIterator[Bell]:
+        bell = Bell()
+        self._bells.add(bell)
+        try:
+            yield bell
+        finally:
+            self._bells.remove(bell)

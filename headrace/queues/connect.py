@@ -23,7 +23,7 @@ async def connect(settings: Settings) -> AsyncIterator[RedisQueue]:
     limits = QueueLimits(
         max_live_jobs=settings.max_live_jobs,
         max_live_cost=settings.max_live_cost,
-        max_crashes=settings.max_crashes,
+        max_solo_crashes=settings.max_solo_crashes,
         retention_ms=settings.retention_s * 1_000,
         viewer_grace_ms=settings.viewer_grace_ms,
     )

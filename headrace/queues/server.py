@@ -28,7 +28,7 @@ Command = tuple[Any, ...]
 def read_library() -> str:
     """The text of the function library: the files are one Lua chunk, in this order."""
     files = resources.files("headrace.queues")
-    return "\n".join(files.joinpath(f"{name}.lua").read_text() for name in ("functions", "submit", "work", "sweep"))
+    return "\n".join(files.joinpath(f"{name}.lua").read_text() for name in ("functions", "submit", "work", "quarantine", "sweep"))
 
 
 class Server:

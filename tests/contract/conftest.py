@@ -12,7 +12,7 @@ from headrace.testing.bench import Bench, MemoryBench, RedisBench
 @pytest.fixture
 def limits() -> QueueLimits:
     """Override with `@pytest.mark.parametrize("limits", [...])`."""
-    return QueueLimits(max_crashes=3)
+    return QueueLimits(max_solo_crashes=2)
 
 
 @pytest.fixture(params=["memory", "redis"])
