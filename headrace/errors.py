@@ -13,6 +13,7 @@ HeadraceError
 ├── QueueFull                 503  the queue's bound is reached; nothing was stored
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
 ├── ModelUnavailable          the model cannot be found, converted or loaded
+├── TokenizerFailed           the tokenizer cannot turn these ids into text
 └── SchemaUnknown             a stored record was written by a version this process does not know
 """
 
@@ -99,6 +100,10 @@ class QueueUnavailable(HeadraceError):
 
 class ModelUnavailable(HeadraceError):
     """The model cannot be found, converted or loaded."""
+
+
+class TokenizerFailed(HeadraceError):
+    """The tokenizer cannot turn these ids into text."""
 
 
 class SchemaUnknown(HeadraceError):
