@@ -11,6 +11,7 @@ import asyncio
 import mmap
 import os
 import struct
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -37,10 +38,14 @@ class Pulse:
 
     @classmethod
     def create(cls) -> Self:
-        """A file without a name: it goes with the last process that has it open."""
-        with tempfile.TemporaryFile() as file:
-            file.truncate(_LAYOUT.size)
-            return cls(os.dup(file.fileno()))
+        """It goes with the last process that has it open."""
+        if sys.platform == "linux":
+            fd = os.memfd_create("pulse")  # no file: writing to a mapped one kills the process where the disk is full
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.truncate(fd, _LAYOUT.size)
+        return cls(fd)
 
     def close(self) -> None:
         self._memory.close()
