@@ -84,6 +84,7 @@ def main() -> None:
     peers = {name: run_peer(name, folder, arguments.n) for name in arguments.peer}
     engine = PagedEngine(EngineConfig(model=folder))
     engine.warm_up()
+    engine.open()
     run_engine(engine, items[:4])
     clock = Clock()
     clock.watch(engine._runner)

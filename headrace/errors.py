@@ -20,6 +20,7 @@ HeadraceError
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
 ├── BatchLeaseLost            somebody else works on the batch now; write nothing more
 ├── ModelUnavailable          the model cannot be found, converted or loaded
+├── TokenizerFailed           the tokenizer cannot turn these ids into text
 └── SchemaUnknown             a stored record was written by a version this process does not know
 """
 
@@ -148,6 +149,10 @@ class BatchLeaseLost(HeadraceError):
 
 class ModelUnavailable(HeadraceError):
     """The model cannot be found, converted or loaded."""
+
+
+class TokenizerFailed(HeadraceError):
+    """The tokenizer cannot turn these ids into text."""
 
 
 class SchemaUnknown(HeadraceError):

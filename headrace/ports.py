@@ -87,6 +87,7 @@ class Depth:
     model: str
     lane: Lane
     queued: int
+    """Suspects among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class JobQueue(Protocol):
         ...
 
     async def queue_position(self, tenant: str, job_id: str) -> int | None:
-        """1 = next in its lane among the tenant's own jobs; None unless queued."""
+        """1 = next in its lane among the tenant's own jobs, or, of a suspect, among all suspects of its model; None unless queued."""
         ...
 
     async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]:
@@ -266,12 +267,26 @@ class WorkQueue(Protocol):
     async def claim(
         self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
     ) -> list[Claim]:
-        """Lease the best jobs of the lanes, the first lane first, tenants within a lane by fairness, a tenant's own by arrival.
+        """Lease the best jobs of the lanes, the first lane first, tenants within a lane by fairness, a tenant's own by arrival. Suspects
+        are not among them.
 
         Stops at `max_jobs`, or before the job whose prompt + committed tokens would exceed what is left of `max_tokens`: nothing behind it
         is taken in its place, so no large job starves. Each lease gets a new epoch. The same `nonce` from the same worker answers with the
         jobs of the first call that are still under its lease and epoch, and leases nothing more.
         """
+        ...
+
+    async def claim_suspect(self, *, worker: str, nonce: str, models: Sequence[str], lease_ms: int) -> Claim | None:
+        """Lease the suspect that has waited longest, whatever its size, lane and tenant, if it is this worker's turn to run suspects.
+
+        Only for a worker that holds nothing and that claims nothing more until this job has ended or made progress; so if the worker dies,
+        it was this job's doing. Turns: for a while one worker gets the suspects, then for as long none does. `nonce` as in `claim`.
+        """
+        ...
+
+    async def summon(self, *, worker: str, models: Sequence[str]) -> bool:
+        """Asked by a busy worker: suspects wait in vain for an idle one, and it is this worker's turn. It should give back all it holds
+        and then call `claim_suspect`."""
         ...
 
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:
@@ -300,8 +315,9 @@ class WorkQueue(Protocol):
     async def reap_worker(self, worker: str) -> list[str]:
         """A supervisor saw exactly this worker die: requeue all it held at once and count a crash for each. Returns the job ids.
 
-        A job that crashed its worker twice or more without progress waits a growing delay, so that suspects come back in different
-        company; at the adapter's crash limit it is DEAD.
+        A job that lost two workers without a token between is a suspect from then on, until it makes progress: only `claim_suspect` hands
+        it out. It is DEAD once it crashed as many workers as the adapter's limit says while it ran alone. What shares a worker with it is
+        never DEAD.
         """
         ...
 
@@ -314,7 +330,7 @@ class Housekeeping(Protocol):
     """The janitor's side. Every method is a bounded sweep and says how many jobs it moved; any number of janitors may run at once."""
 
     async def reap_expired(self, limit: int) -> int:
-        """Requeue jobs whose lease ran out (weak evidence of a crash: counted apart)."""
+        """Requeue jobs whose lease ran out. Weak evidence: as much as an eighth of a crash."""
         ...
 
     async def promote(self, limit: int) -> int:

@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         None, ge=1, description="Token cost of one tenant's live jobs per shard above which new ones get 429; default: no bound of its own."
     )
     lease_ms: int = Field(5_000, ge=200, description="A worker that has not renewed a job for this long loses it.")
-    max_crashes: int = Field(8, ge=1, description="Workers a job may take down in a row, without a token between, before it is dead.")
+    max_solo_crashes: int = Field(
+        3, ge=1, description="Workers a job may take down while it runs alone, without a token between, before it is dead."
+    )
     job_ttl_s: int = Field(86_400, ge=1, description="Deadline of a job that names none.")
     retention_s: int = Field(86_400, ge=1, description="How long an ended job, its log and its Idempotency-Key are kept.")
     viewer_grace_ms: int = Field(15_000, ge=100, description="An attended request that nobody has waited for this long is cancelled.")
@@ -96,7 +98,13 @@ class Settings(BaseSettings):
     token_budget: int = Field(
         512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."
     )
-    step_timeout_s: float = Field(60.0, gt=0, description="An engine step that takes longer is taken for hung: the engine is started anew.")
+    step_timeout_s: float = Field(
+        10.0, gt=0, description="An engine that stands still for longer, and for longer than 20 of its steps, is killed and started anew."
+    )
+    start_timeout_s: float = Field(600.0, gt=0, description="The same until it has loaded the model and is warmed up.")
+    standby: int = Field(
+        0, ge=0, le=1, description="1 keeps a second engine process, with the model loaded, that goes on at once when the first one dies."
+    )
     kv_memory_mb: int = Field(1_024, ge=1, description="Memory of the KV cache; it never grows.")
     block_size: int = Field(16, ge=4, multiple_of=4, description="Tokens per KV block.")
     worker_name: str = Field(default_factory=socket.gethostname, description="Prefix of the worker ids of this host.")

@@ -24,7 +24,27 @@ class State(StrEnum):
     EXPIRED = "expired"
     """Its deadline passed; what was generated is kept."""
     DEAD = "dead"
-    """It ended its worker too often without progress between."""
+    """It ended its worker time after time though it ran alone."""
+
+
+class Fault(StrEnum):
+    """What made a job FAILED though nothing was wrong with its request. Its reason begins with it: see `failure`."""
+
+    ENGINE_ERROR = "engine_error"
+    """The model or the tokenizer made no sense of it."""
+    RESOURCE_EXHAUSTED = "resource_exhausted"
+    """The device ran out of memory for it alone."""
+
+
+def failure(fault: Fault | None, error: str) -> str:
+    """The reason of a FAILED job."""
+    return f"{fault}: {error}" if fault else error
+
+
+def fault_of(reason: str) -> tuple[Fault | None, str]:
+    """What `failure` put together."""
+    code, _, error = reason.partition(": ")
+    return (Fault(code), error) if code in frozenset(Fault) else (None, reason)
 
 
 TERMINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED, State.DEAD})
@@ -45,7 +65,7 @@ TRANSITIONS: dict[str, tuple[frozenset[State | None], frozenset[State | None]]] 
     "release": (frozenset({State.RUNNING}), frozenset({State.QUEUED, State.DELAYED, State.CANCELLED})),
     "reap": (
         frozenset({State.RUNNING}),
-        frozenset({State.QUEUED, State.DELAYED, State.CANCELLED, State.EXPIRED, State.DEAD}),
+        frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED, State.DEAD}),
     ),
     "promote": (frozenset({State.DELAYED}), frozenset({State.QUEUED})),
     # A running job only gets a flag; its owner ends it with `finish`.

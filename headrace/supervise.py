@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -52,8 +53,9 @@ def restart_delay(short_lives: int) -> float:
 class Supervised:
     """One child process, kept alive.
 
-    `argv` gives the command of the n-th start (0, 1, …). `on_death` runs, with that number, after each death that was
-    no clean exit, beside the next start: recovery does not wait for it. Output goes to `log`, or to the parent's own streams.
+    `argv` gives the command of the n-th start (0, 1, …). `on_start` is called, with that number, when that process is there. `on_death`
+    runs after each death that was not ordered, beside the next start: recovery does not wait for it. Output goes to `log`, or to the
+    parent's own streams. The child inherits the descriptors `pass_fds`.
     """
 
     def __init__(
@@ -63,17 +65,25 @@ class Supervised:
         *,
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
+        on_start: Callable[[int], None] | None = None,
         on_death: Callable[[int], Awaitable[None]] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.restarts = 0
         self._argv = argv
         self._env = env
         self._log = log
+        self._on_start = on_start
         self._on_death = on_death
+        self._pass_fds = pass_fds
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._reports: set[asyncio.Task[None]] = set()
+
+    @property
+    def lives(self) -> bool:
+        return self._process is not None and self._process.returncode is None
 
     @property
     def stopping(self) -> bool:
@@ -88,7 +98,7 @@ class Supervised:
             code = await self._live()
             if code == EX_CONFIG:
                 raise ChildMisconfigured(f"{self.name} cannot run with this configuration" + self._last_line())
-            if code != 0:
+            if code != 0 or not self._stopping.is_set():
                 self._report_death(self.restarts)
             if self._stopping.is_set():
                 break
@@ -117,6 +127,11 @@ class Supervised:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
+    def nudge(self) -> None:
+        """Resolves what `stop_with_parent` returned to the child that lives now. It need not have called it yet."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(b"\n")
+
     async def _live(self) -> int:
         with self._output() as out:
             self._process = await asyncio.create_subprocess_exec(
@@ -127,7 +142,10 @@ class Supervised:
                 stderr=out and subprocess.STDOUT,
                 # Ctrl-C in a terminal goes to a whole process group; children stop in the parent's order instead.
                 start_new_session=True,
+                pass_fds=self._pass_fds,
             )
+        if self._on_start is not None:
+            self._on_start(self.restarts)
         if self._stopping.is_set():  # stop() came while there was no process yet to tell
             self._process.terminate()
         return await self._process.wait()
@@ -155,14 +173,20 @@ class Supervised:
         return f": {lines[-1]}" if lines else ""
 
 
-def stop_with_parent(grace: float = 15.0) -> None:
-    """Called by a supervised child: SIGTERM to itself when the parent's pipe ends, and a hard exit `grace` seconds later."""
+def stop_with_parent(grace: float = 15.0) -> Future[None]:
+    """Called by a supervised child: SIGTERM to itself when the parent's pipe ends, and a hard exit `grace` seconds later.
+
+    Returns what is done once the parent calls `Supervised.nudge`.
+    """
+    nudged: Future[None] = Future()
 
     def watch() -> None:
         while os.read(0, 1):
-            pass
+            if not nudged.done():
+                nudged.set_result(None)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace)
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    return nudged

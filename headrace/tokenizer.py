@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tokenizers
 
-from headrace.errors import InvalidRequest, ModelUnavailable
+from headrace.errors import InvalidRequest, ModelUnavailable, TokenizerFailed
 
 _TRIES = 8
 
@@ -55,8 +55,11 @@ class Tokenizer:
         return ids + self._encode(text[start:].replace(marker, ""), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens. An incomplete character at either end reads as U+FFFD."""
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        """Text of `ids` without special tokens. An incomplete character at either end reads as U+FFFD. Raises TokenizerFailed."""
+        try:
+            return self._tokenizer.decode(ids, skip_special_tokens=True)
+        except Exception as error:  # the library has no narrower class
+            raise TokenizerFailed(f"the tokenizer cannot decode token ids {list(ids)}: {error}") from error
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:

@@ -70,8 +70,8 @@ def ended_refusal(state: State, reason: str) -> HttpError:
 
     None is worth sending again: the same request would fail, expire or crash its worker again, or was cancelled on purpose.
     """
-    status, code, _ = OUTCOMES[state]
-    return HttpError(status, str(ended_error(state, reason)["message"]), code=code, headers={"x-should-retry": "false"})
+    error = ended_error(state, reason)
+    return HttpError(OUTCOMES[state].status, str(error["message"]), code=str(error["code"]), headers={"x-should-retry": "false"})
 
 
 def internal_error() -> Response:

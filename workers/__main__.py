@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import time
+from concurrent.futures import Future
 
 from headrace.errors import SettingsError
 from headrace.lifecycle import configure, on_stop_signal, refusing
@@ -13,8 +14,12 @@ from headrace.model_folder import ModelFolder
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
+from workers.backends.scripted import ScriptedEngine
+from workers.engine_thread import EngineThread
 from workers.ports import Engine
+from workers.pulse import Patience, Pulse, beating
 from workers.supervisor import Supervisor
+from workers.worker import Timing, Worker
 
 logger = logging.getLogger("workers")
 
@@ -22,22 +27,23 @@ logger = logging.getLogger("workers")
 async def supervise(settings: Settings) -> None:
     stop = asyncio.Event()
     on_stop_signal(stop.set)
+    patience = Patience(start=settings.start_timeout_s, step=settings.step_timeout_s)
     async with connect(settings) as queue:
-        await Supervisor(settings.worker_name, queue).run(stop)
+        await Supervisor(settings.worker_name, queue, standbys=settings.standby, patience=patience).run(stop)
 
 
-def make_engine(settings: Settings) -> Engine:
-    """Raises SettingsError, ModelUnavailable. May take a minute: a model that is not in the cache is converted first."""
+def build_engine(settings: Settings) -> Engine:
+    """Loads the model. Raises ModelUnavailable, SettingsError."""
+    # Imported here: the supervisor must stay small and start in no time, without torch.
     from workers.convert import ensure_folder
 
     folder = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
     if settings.engine == "scripted":
-        from workers.backends.scripted import ScriptedEngine
-
         return ScriptedEngine(max_running=settings.max_running)
     from workers.engine.config import EngineConfig
     from workers.engine.engine import PagedEngine
 
+    context = ModelFolder.read(folder, max_context=settings.max_context).context_length
     engine = PagedEngine(
         EngineConfig(
             model=folder,
@@ -48,7 +54,6 @@ def make_engine(settings: Settings) -> Engine:
             block_size=settings.block_size,
         )
     )
-    context = ModelFolder.read(folder, max_context=settings.max_context).context_length
     if (room := engine.stats().kv_tokens_total) < context:
         # The API accepts whatever fits the context, and what it accepts must be able to run.
         raise SettingsError(
@@ -58,49 +63,60 @@ def make_engine(settings: Settings) -> Engine:
     return engine
 
 
-async def run_engine(settings: Settings, name: str) -> None:
-    # Imported here: the supervisor must stay small and start in no time, without torch.
-    from workers.engine_thread import EngineThread
-    from workers.worker import EngineHung, Timing, Worker
-
-    started = time.monotonic()
-    engine = make_engine(settings)
+async def run_engine(settings: Settings, name: str, engine: Engine, *, turn: Future[None], pulse: Pulse | None) -> None:
+    """Warm up, wait until `turn` is done, then take work until told to stop. Raises what the engine raises."""
     thread = EngineThread(engine)
-    await thread.warm_up()
-    logger.info("engine ready on %s after %.1f s", engine.stats().device, time.monotonic() - started)
     async with connect(settings) as queue:
         worker = Worker(
             name=name,
             model=settings.served_model,
             queue=queue,
             engine=thread,
-            timing=Timing(lease=settings.lease_ms / 1_000, step=settings.step_timeout_s),
+            timing=Timing(lease=settings.lease_ms / 1_000),
             clock=time.monotonic,
         )
         on_stop_signal(worker.stop)
         try:
-            await worker.run()
-        except EngineHung as error:
-            logger.critical("%s; the process ends without its engine's thread", error)
-            logging.shutdown()
-            os._exit(1)
+            await thread.warm_up()
+            logger.info("%s is warmed up on %s", name, engine.stats().device)
+            async with beating(pulse, thread):
+                if await its_turn(turn, worker):
+                    await thread.open()
+                    logger.info("%s takes work", name)
+                    await worker.run()
         finally:
             thread.close()
+
+
+async def its_turn(turn: Future[None], worker: Worker) -> bool:
+    """Waits for it. False if the worker was told to stop before."""
+    stopping = asyncio.ensure_future(worker.stopped())
+    await asyncio.wait([asyncio.wrap_future(turn), stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    return turn.done()
+
+
+def at_once() -> Future[None]:
+    turn: Future[None] = Future()
+    turn.set_result(None)
+    return turn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workers", description="Pulls requests from the queue and runs them.")
     parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
     roles = parser.add_subparsers(dest="role")
-    engine = roles.add_parser("engine", help="run the engine in this process, without a supervisor")
+    engine = roles.add_parser("engine", help="run the engine in this process, without a supervisor to notice if it hangs")
     engine.add_argument("--name", default=None, help="worker id; unique for every start of a process")
+    engine.add_argument("--pulse", type=int, default=None, help="descriptor of the memory shared with a supervisor")
     arguments = parser.parse_args()
     settings = configure("worker" if arguments.role is None else "engine")
-    if arguments.supervised:
-        stop_with_parent()
+    turn = stop_with_parent() if arguments.supervised else at_once()
     with refusing("worker"):
         if arguments.role == "engine":
-            asyncio.run(run_engine(settings, arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"))
+            name = arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"
+            pulse = None if arguments.pulse is None else Pulse(arguments.pulse)
+            asyncio.run(run_engine(settings, name, build_engine(settings), turn=turn, pulse=pulse))
             return
         try:
             asyncio.run(supervise(settings))

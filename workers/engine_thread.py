@@ -1,15 +1,24 @@
 """The one thread that touches the engine. The event loop hands it orders and awaits the outcome of a step."""
 
 import asyncio
-from collections.abc import Sequence
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from headrace.request import Lane
 from workers.ports import Capacity, Delta, Engine, EngineRequest, EngineStats
 
 MOST_URGENT, LEAST_URGENT = 0, len(Lane) - 1
 """A lane's place in the order of lanes is the priority of its requests."""
+
+T = TypeVar("T")
+
+STEPS_REMEMBERED = 64
+"""For the median."""
 
 STEP_WAIT_S = 0.05
 """How long an engine that computes elsewhere may wait for something to arrive."""
@@ -33,16 +42,43 @@ class EngineThread:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._begun = self._ended = self._steps = 0
+        self._step_s: deque[float] = deque(maxlen=STEPS_REMEMBERED)
 
     async def warm_up(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._engine.warm_up)
+        await self._run(self._engine.warm_up)
+
+    async def open(self) -> None:
+        await self._run(self._engine.open)
 
     async def turn(self, add: Sequence[EngineRequest], abort: Sequence[str]) -> Outcome:
         """Add, abort, then step. Raises what the engine raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._turn, add, abort)
+        began = time.monotonic()
+        outcome = await self._run(lambda: self._turn(add, abort))
+        if outcome.stats.steps != self._steps:
+            self._steps = outcome.stats.steps
+            self._step_s.append(time.monotonic() - began)
+        return outcome
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """How many calls of the engine have begun, and how many of them have ended. If both stand still and differ, it is stuck in one."""
+        return self._begun, self._ended
+
+    @property
+    def median_step_s(self) -> float:
+        """Of the last steps that computed something; 0 before the first."""
+        return statistics.median(self._step_s) if self._step_s else 0.0
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        self._begun += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        finally:
+            self._ended += 1
 
     def _turn(self, add: Sequence[EngineRequest], abort: Sequence[str]) -> Outcome:
         # In this order: what was claimed and cancelled in one turn is in both lists.

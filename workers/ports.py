@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from headrace.request import Sampling
+from headrace.state import Fault
 
 
 class FinishReason(StrEnum):
@@ -16,7 +17,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """max_tokens reached."""
     ERROR = "error"
-    """This request alone failed; `Delta.error` says why."""
+    """This request alone failed; `Delta.fault` and `Delta.error` say why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,8 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     text: str = ""
     finish: FinishReason | None = None
+    fault: Fault | None = None
+    """Of an ERROR. None: the request can never run, as `error` says."""
     error: str = ""
 
 
@@ -74,6 +77,13 @@ class Engine(Protocol):
         """Compile and touch what the first step would, so that the first request does not pay for it. Called once, first."""
         ...
 
+    def open(self) -> None:
+        """Take the memory that requests need beside the model, such as a KV cache. Called once, before the first `add`.
+
+        A standby is warmed up and not opened until it is its turn.
+        """
+        ...
+
     def add(self, request: EngineRequest) -> None:
         """Admit a request; it joins the running batch at a later step. A request that can never fit yields an ERROR delta."""
         ...
@@ -85,7 +95,8 @@ class Engine(Protocol):
     def step(self, timeout: float) -> list[Delta]:
         """Advance every running request and return what arrived since the last call. With no work it waits at most `timeout` seconds.
 
-        A fault of one request is its ERROR delta; an exception means the engine itself is broken and the process should end.
+        A fault of one request is its ERROR delta. A lack of memory is met by computing less at a time, until what does not fit is one
+        request alone. An exception means the engine itself is broken and the process should end.
         """
         ...
 

@@ -1,6 +1,11 @@
-"""The worker's supervisor: keeps one engine process alive and hands back at once what a dead one held.
+"""The worker's supervisor: keeps an engine process at work and hands back at once what a dead one held.
 
-waitpid tells of a death within milliseconds; a lease would take seconds. The lease remains for the death of the whole machine.
+    active    takes work
+    standby   has loaded the model and is warmed up, holds no KV cache and takes no work; when the active one dies it is told to begin, and
+              what is started in the dead one's place is the new standby
+
+waitpid tells of a death within milliseconds, and a pulse of a process that hangs within seconds (`workers/pulse.py`); a lease remains for
+the death of the whole machine.
 """
 
 import asyncio
@@ -11,7 +16,8 @@ from collections.abc import Sequence
 
 from headrace.errors import QueueUnavailable
 from headrace.ports import WorkQueue
-from headrace.supervise import Supervised
+from workers.engine_process import Command, EngineProcess
+from workers.pulse import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -19,31 +25,43 @@ DRAIN_S = 10.0
 REAP_RETRY_S = 0.5
 
 
-class Supervisor:
-    """One engine process. Every start of it has an id of its own, so that reaping a dead one can never touch its successor's jobs."""
+def engine_command(worker: str, pulse_fd: int) -> Sequence[str]:
+    return [sys.executable, "-m", "workers", "--supervised", "engine", "--name", worker, "--pulse", str(pulse_fd)]
 
-    def __init__(self, host: str, queue: WorkQueue) -> None:
+
+class Supervisor:
+    """`standbys` processes beside the one at work."""
+
+    def __init__(self, host: str, queue: WorkQueue, *, standbys: int, patience: Patience, command: Command = engine_command) -> None:
         self._queue = queue
-        self._boot = f"{host}-{secrets.token_hex(3)}"
-        self._engine = Supervised("the engine process", self._argv, on_death=self._reap)
+        boot = f"{host}-{secrets.token_hex(3)}"
+        self._processes = [
+            EngineProcess(f"{boot}-{i}", command, patience, on_start=self._started, on_death=self._died) for i in range(1 + standbys)
+        ]
+        self._active = self._processes[0]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, then drain. Raises ChildMisconfigured."""
-        running = asyncio.ensure_future(self._engine.run())
+        runs = [asyncio.ensure_future(process.run()) for process in self._processes]
         stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*runs, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        await self._engine.stop(DRAIN_S)
-        await running
+        await asyncio.gather(*(process.stop(DRAIN_S) for process in self._processes))
+        await asyncio.gather(*runs)
 
-    def _worker(self, start: int) -> str:
-        return f"{self._boot}-{start}"
+    def _started(self, process: EngineProcess) -> None:
+        if process is self._active:
+            process.begin()
 
-    def _argv(self, start: int) -> Sequence[str]:
-        return [sys.executable, "-m", "workers", "--supervised", "engine", "--name", self._worker(start)]
+    async def _died(self, process: EngineProcess, worker: str) -> None:
+        if process is self._active:
+            # Without another one that lives its own next start goes on; one that is still loading is nearer than that.
+            self._active = next((other for other in self._processes if other is not process and other.lives), process)
+            if self._active is not process:
+                self._active.begin()
+        await self._reap(worker)
 
-    async def _reap(self, start: int) -> None:
-        worker = self._worker(start)
+    async def _reap(self, worker: str) -> None:
         while True:
             try:
                 jobs = await self._queue.reap_worker(worker)

@@ -9,8 +9,11 @@ One turn of the loop, with the queue's work beside the engine's step so that the
 Nothing is sent to a client here: a token exists once the store has committed it. If this process dies, what step k computed was seen by
 nobody and is computed again elsewhere.
 
-Leases are renewed, and the worker's status reported, only here, and for at most `Timing.step` seconds into one step: a step may take longer
-than a lease, but an engine that hangs does not keep its jobs.
+Leases are renewed, and the worker's status reported, only here. A step may take longer than a lease; one that never ends is its
+supervisor's to notice (`workers/pulse.py`).
+
+A suspect, a job that may have taken other workers down, runs alone: it is claimed only by an idle worker, and as long as it has neither
+ended nor made progress nothing else is.
 """
 
 import asyncio
@@ -20,15 +23,16 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import START, Append, Claim, Doorbell, Finish, Held, Verdict, WorkerStatus, WorkQueue
-from headrace.request import Lane, Request
-from headrace.state import State
+from headrace.ports import START, Append, Claim, Doorbell, Verdict, WorkerStatus, WorkQueue
+from headrace.request import Lane
+from headrace.state import State, failure
 from workers.engine_thread import EngineThread, Outcome
+from workers.holding import Holding, Orders, room_left
 from workers.ports import Capacity, Delta, EngineRequest, FinishReason
 
 logger = logging.getLogger(__name__)
@@ -50,8 +54,6 @@ class Timing:
     """Seconds. The defaults suit a lease of 5 s."""
 
     lease: float = 5.0
-    step: float = 60.0
-    """A step that takes longer will never end."""
     idle: float = 0.5
     """Longest wait for a doorbell: the price of a lost one."""
     retry_first: float = 0.05
@@ -64,45 +66,6 @@ class Timing:
     @property
     def lease_ms(self) -> int:
         return int(self.lease * 1_000)
-
-
-class EngineHung(Exception):
-    """A step did not end in time. Its thread cannot be stopped: the process must go."""
-
-
-@dataclass(slots=True)
-class Holding:
-    """A job this worker holds under one epoch. `committed` is what the store has confirmed."""
-
-    request: Request
-    epoch: int
-    committed: int
-
-    @property
-    def run_id(self) -> str:
-        """The engine's name for it. A job that was fenced and claimed again is another run, so a delta of the old one fits nothing."""
-        return f"{self.request.id}@{self.epoch}"
-
-    @property
-    def held(self) -> Held:
-        return Held(self.request.id, self.epoch)
-
-    def end(self, state: State, reason: str) -> Finish:
-        return Finish(job_id=self.request.id, epoch=self.epoch, committed=self.committed, state=state, reason=reason)
-
-
-@dataclass(slots=True)
-class Orders:
-    """What the engine is to be told at the start of its next step."""
-
-    add: list[EngineRequest] = field(default_factory=list)
-    abort: list[str] = field(default_factory=list)
-
-
-def room_left(capacity: Capacity, ordered: Sequence[EngineRequest]) -> Capacity:
-    """What of the engine's room remains once it has been given what is already ordered."""
-    tokens = sum(len(request.prompt_ids) + len(request.committed_ids) for request in ordered)
-    return Capacity(capacity.requests - len(ordered), capacity.tokens - tokens)
 
 
 class Worker:
@@ -122,14 +85,19 @@ class Worker:
         self._orders = Orders()
         self._rooms = (Capacity(0, 0), Capacity(0, 0))
         self._renew_at = 0.0
+        self._giving_way = False
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
         """Drain: claim nothing more, give back what is held at its committed count, return from `run`."""
         self._stop.set()
 
+    async def stopped(self) -> None:
+        """Returns once `stop` was called."""
+        await self._stop.wait()
+
     async def run(self) -> None:
-        """Raises EngineHung, and whatever the engine raises: the process should end then, and its supervisor starts another."""
+        """Raises whatever the engine raises: the process should end then, and its supervisor starts another."""
         async with AsyncExitStack() as stack:
             bell = await self._persist(lambda: stack.enter_async_context(self._queue.work_doorbell()))
             if bell is None:
@@ -154,8 +122,9 @@ class Worker:
 
     async def _wait_for_work(self, bell: Doorbell) -> None:
         """Claim, or sleep until there may be something to claim."""
+        self._giving_way = False
         # What does not fit an idle engine fits none: it is taken all the same, for the engine to refuse it and the queue to move on.
-        if await self._claim() or await self._claim_for(UNFITTING, LANES):
+        if await self._claim_suspect() or await self._claim() or await self._claim_for(UNFITTING, LANES):
             return
         ringing = asyncio.ensure_future(bell.wait(self._nap))
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -166,16 +135,13 @@ class Worker:
         """Keep the leases, and claim what the engine will have room for, again whenever the doorbell rings.
 
         A request that arrives in the middle of a step would otherwise wait for the end of the next one. Both are done once at least: a step
-        may well be shorter than the append before it. Raises EngineHung, in a drain too.
+        may well be shorter than the append before it.
         """
-        give_up_at = self._clock() + self._timing.step
         while True:
             await self._heartbeat(outcome)
             claimed = not self._stop.is_set() and await self._claim()
             if turn.done():
                 return
-            if self._clock() >= give_up_at:
-                raise EngineHung(f"a step has not ended after {self._timing.step:.0f} s")
             if claimed:
                 continue
             ringing = asyncio.ensure_future(bell.wait(self._nap))
@@ -191,8 +157,30 @@ class Worker:
 
     async def _claim(self) -> bool:
         """Claim what the engine has room for, and of the most urgent lane what it would make room for. True if that brought a job."""
+        if self._giving_way or self._alone:
+            return False
         room, urgent = (room_left(capacity, self._orders.add) for capacity in self._rooms)
         return await self._claim_for(room, LANES) or (urgent != room and await self._claim_for(urgent, LANES[:1]))
+
+    async def _claim_suspect(self) -> bool:
+        call = partial(
+            self._queue.claim_suspect,
+            worker=self._name,
+            nonce=secrets.token_hex(8),
+            models=(self._model,),
+            lease_ms=self._timing.lease_ms,
+        )
+        claim = await self._persist(call)
+        if claim is None:
+            return False
+        logger.warning("job %s may have taken other workers down: it runs alone", claim.request.id)
+        await self._take(claim, suspect=True)
+        return True
+
+    @property
+    def _alone(self) -> bool:
+        """What runs is under suspicion: nothing may share the engine with it."""
+        return any(holding.suspect and not holding.progressed for holding in self._runs.values())
 
     async def _claim_for(self, room: Capacity, lanes: Sequence[Lane]) -> bool:
         if room.requests <= 0 or room.tokens <= 0:
@@ -212,8 +200,8 @@ class Worker:
             await self._take(claim)
         return bool(claims)
 
-    async def _take(self, claim: Claim) -> None:
-        holding = Holding(claim.request, claim.epoch, claim.committed)
+    async def _take(self, claim: Claim, *, suspect: bool = False) -> None:
+        holding = Holding(claim.request, claim.epoch, claim.committed, resumed_at=claim.committed, suspect=suspect)
         self._runs[holding.run_id] = holding
         committed_ids = await self._committed_ids(holding)
         if committed_ids is None:
@@ -269,6 +257,8 @@ class Worker:
             return
         for holding, append, verdict in zip(holdings, appends, verdicts, strict=True):
             if verdict in (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE):
+                if holding.suspect and not holding.progressed:
+                    self._renew_at = 0.0  # cleared: ask at once whether the next suspect waits
                 holding.committed += len(append.token_ids)
         await self._obey(holdings, verdicts)
 
@@ -276,7 +266,9 @@ class Worker:
         endings = [(self._runs[delta.request_id], delta) for delta in deltas]
         await self._end(
             [
-                (holding, State.FAILED, delta.error) if delta.finish is FinishReason.ERROR else (holding, State.DONE, str(delta.finish))
+                (holding, State.FAILED, failure(delta.fault, delta.error))
+                if delta.finish is FinishReason.ERROR
+                else (holding, State.DONE, str(delta.finish))
                 for holding, delta in endings
             ]
         )
@@ -325,6 +317,16 @@ class Worker:
             verdicts = await self._persist(partial(self._queue.renew, [holding.held for holding in holdings], self._timing.lease_ms))
             if verdicts is not None:
                 await self._obey(holdings, verdicts)
+        if self._runs and not self._alone:
+            await self._give_way_if_summoned()
+
+    async def _give_way_if_summoned(self) -> None:
+        """A suspect needs a worker that holds nothing, and it is our turn: whatever runs here goes on elsewhere, or here afterwards."""
+        if await self._persist(partial(self._queue.summon, worker=self._name, models=(self._model,))):
+            logger.warning("%d jobs go back to the queue: a suspect waits to run alone", len(self._runs))
+            self._giving_way = True
+            self._orders.abort += self._runs
+            await self._give_back(list(self._runs.values()), delay=0.0)
 
     def _status(self, outcome: Outcome) -> WorkerStatus:
         stats = outcome.stats

@@ -17,7 +17,7 @@ async def connect(settings: Settings) -> AsyncIterator[RedisQueue]:
         max_live_cost=settings.max_live_cost,
         max_tenant_jobs=settings.max_tenant_jobs,
         max_tenant_cost=settings.max_tenant_cost,
-        max_crashes=settings.max_crashes,
+        max_solo_crashes=settings.max_solo_crashes,
         retention_ms=settings.retention_s * 1_000,
         viewer_grace_ms=settings.viewer_grace_ms,
     )

@@ -3,7 +3,8 @@
 -- The version in the library's name changes with the meaning of any function, so that old and new processes run side by side.
 -- headrace/queues/memory.py says the same in Python; the contract and property suites hold the two equal.
 --
--- This file holds the keys and what every transition shares; the functions themselves follow in submit.lua, work.lua and sweep.lua.
+-- This file holds the keys and what every transition shares; the functions themselves follow in submit.lua, work.lua, quarantine.lua and
+-- sweep.lua.
 --
 -- KEYS[1] is the shard's prefix, P = "headrace:{NN}:". Every other key is made from it, so all share the hash tag's slot.
 --
@@ -16,7 +17,9 @@
 --   P q:<lane>:<#model>:<model>:<tenant>  ZSET  queued ids by arrival, which they keep when requeued
 --   P vt:<lane>:<model>           ZSET    waiting tenants by virtual tokens served      (headrace/fairness.py)
 --   P idle:<lane>:<model>         ZSET    tenants that do not wait but are ahead of all that do
---   P depth                       HASH    <lane>:<model> -> queued jobs
+--   P depth                       HASH    <lane>:<model> -> queued jobs, suspects among them
+--   P suspects:<model>            ZSET    queued suspects, by ms since when: they are in no P q:…           (quarantine.lua)
+--   P warden:<model>              HASH    worker whose turn it is to run them; until (ms) nobody else's turn begins
 --   P lease, delay, viewer, ended ZSET    ids by ms: lease runs out, delay is over, viewer grace ends, job ended
 --   P deadline                    ZSET    ids by ms, queued and delayed jobs only: the owner of a running job learns it from its verdicts
 --   P held:<worker>               SET     ids leased to it
@@ -126,17 +129,26 @@ end
 
 -- The queue ----------------------------------------------------------------------------------------------------------------------------
 
+-- Every lost lease is a strike against its job, a worker's death many at once; progress wipes them out. From SUSPECT_STRIKES on it is a
+-- suspect and waits apart. See headrace/queues/rules.py.
+local STRIKES_PER_CRASH, SUSPECT_STRIKES = 8, 16
+
+local function strikes(crashes, expiries)
+  return STRIKES_PER_CRASH * crashes + expiries
+end
+
 local function place(P, id)
-  local f = redis.call('HMGET', P .. 'job:' .. id, 'lane', 'model', 'tenant', 'arrival', 'deadline')
+  local f = redis.call('HMGET', P .. 'job:' .. id, 'lane', 'model', 'tenant', 'arrival', 'deadline', 'crash', 'exp')
+  local suspect = strikes(f[6], f[7]) >= SUSPECT_STRIKES
   return {
-    lane = f[1], ward = f[1] .. ':' .. f[2], tenant = f[3], arrival = f[4], deadline = f[5],
-    queue = P .. 'q:' .. f[1] .. ':' .. pair(f[2], f[3]),
+    lane = f[1], ward = f[1] .. ':' .. f[2], tenant = f[3], arrival = f[4], deadline = f[5], suspect = suspect,
+    queue = suspect and P .. 'suspects:' .. f[2] or P .. 'q:' .. f[1] .. ':' .. pair(f[2], f[3]),
   }
 end
 
 local function enqueue(P, id, at)
-  if redis.call('ZCARD', at.queue) == 0 then arrive(P, at) end
-  redis.call('ZADD', at.queue, at.arrival, id)
+  if not at.suspect and redis.call('ZCARD', at.queue) == 0 then arrive(P, at) end
+  redis.call('ZADD', at.queue, at.suspect and now_ms() or at.arrival, id)
   redis.call('HINCRBY', P .. 'depth', at.ward, 1)
   redis.call('ZADD', P .. 'deadline', at.deadline, id)
   redis.call('HSET', P .. 'job:' .. id, 'state', 'queued')
@@ -147,7 +159,13 @@ local function dequeue(P, id, at)
   redis.call('ZREM', at.queue, id)
   redis.call('HINCRBY', P .. 'depth', at.ward, -1)
   redis.call('ZREM', P .. 'deadline', id)
-  if redis.call('ZCARD', at.queue) == 0 then leave(P, at) end
+  if not at.suspect and redis.call('ZCARD', at.queue) == 0 then leave(P, at) end
+end
+
+-- Progress under the lease that ends now wipes out what the leases before it have left.
+local function forgive(P, id)
+  local f = redis.call('HMGET', P .. 'job:' .. id, 'n', 'n0')
+  if f[1] ~= f[2] then redis.call('HSET', P .. 'job:' .. id, 'crash', 0, 'exp', 0) end
 end
 
 -- Takes a running job from its owner; the caller has moved the epoch on, or ends the job.

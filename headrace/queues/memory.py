@@ -4,18 +4,19 @@ Every method runs without awaiting, so it is atomic on its event loop. One shard
 """
 
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
 
 from headrace.cursor import LogPosition
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.bell import Bells
+from headrace.queues.claims import ClaimMemory
 from headrace.queues.lane import LaneQueue
 from headrace.queues.meter import Meter
-from headrace.queues.record import Place, Record
+from headrace.queues.quarantine import Quarantine, Suspect
+from headrace.queues.record import Ended, Place, Record
 from headrace.queues.rules import Bound, QueueLimits
 from headrace.request import Lane, Request, encode_request
 from headrace.state import TERMINAL, State
@@ -25,16 +26,6 @@ _WRITTEN = (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE)
 
 def unix_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-class Ended(NamedTuple):
-    """An outbox entry."""
-
-    ended_ms: int
-    job_id: str
-    tenant: str
-    state: State
-    reason: str
 
 
 class MemoryQueue:
@@ -48,10 +39,10 @@ class MemoryQueue:
         self._keys: dict[tuple[str, str], str] = {}
         self._tombs: dict[str, tuple[str, int]] = {}
         self._lanes: dict[tuple[str, Lane], LaneQueue] = {}
-        self._claims: dict[tuple[str, str], tuple[int, list[Held]]] = {}
+        self._quarantines: defaultdict[str, Quarantine] = defaultdict(Quarantine)
+        self._claims = ClaimMemory()
         self._reports: dict[str, tuple[int, WorkerStatus]] = {}
-        self._log_bells = Bells()
-        self._work_bells = Bells()
+        self._log_bells, self._work_bells = Bells(), Bells()
         self._last_arrival = 0
         self._meter = Meter()
         self._tenants: dict[str, Meter] = {}
@@ -114,7 +105,9 @@ class MemoryQueue:
 
     async def queue_position(self, tenant: str, job_id: str) -> int | None:
         job = self._find(tenant, job_id)
-        return self._lane(job).rank(tenant, job.place) + 1 if job.state is State.QUEUED else None
+        if job.state is not State.QUEUED:
+            return None
+        return 1 + (self._quarantines[job.model].rank(job.id) if job.suspect else self._lane(job).rank(tenant, job.place))
 
     async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]:
         return self._find(tenant, job_id).behind(after, limit)
@@ -150,8 +143,9 @@ class MemoryQueue:
 
     async def load(self) -> Load:
         jobs = self._jobs.values()
+        queued = Counter((job.model, job.lane) for job in jobs if job.state is State.QUEUED)
         return Load(
-            lanes=tuple(Depth(model, lane, len(queue)) for (model, lane), queue in sorted(self._lanes.items())),
+            lanes=tuple(Depth(*ward, queued[ward]) for ward in sorted(self._lanes)),
             running=sum(job.state is State.RUNNING for job in jobs),
             delayed=sum(job.state is State.DELAYED for job in jobs),
             cost=sum(job.cost for job in jobs if not job.ended),
@@ -168,10 +162,9 @@ class MemoryQueue:
         self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
     ) -> list[Claim]:
         now = self._clock()
-        self._claims = {key: claim for key, claim in self._claims.items() if claim[0] > now}
-        if (worker, nonce) in self._claims:
-            held = self._claims[worker, nonce][1]
-            return [job.claim() for one in held if (job := self._held(one)) is not None]
+        known = self._recall(worker, nonce, now)
+        if known is not None:
+            return known
         taken: list[Record] = []
         for job in self._heads(now, lanes, models, max_jobs + rules.HEADS_PER_CLAIM):
             if len(taken) == max_jobs or job.prompt + job.committed > max_tokens:
@@ -179,10 +172,22 @@ class MemoryQueue:
             self._lease(job, worker, now, lease_ms)
             max_tokens -= job.prompt + job.committed
             taken.append(job)
-        # A claim that found nothing is not remembered: its repeat is as good as a first call.
-        if taken:
-            self._claims[worker, nonce] = (now + lease_ms + rules.CLAIM_MEMORY_MS, [Held(job.id, job.epoch) for job in taken])
-        return [job.claim() for job in taken]
+        return self._remember(worker, nonce, now, lease_ms, taken)
+
+    async def summon(self, *, worker: str, models: Sequence[str]) -> bool:
+        now = self._clock()
+        return any(self._quarantines[model].is_warden(worker, rules.TURN_MS, now) for model in models)
+
+    async def claim_suspect(self, *, worker: str, nonce: str, models: Sequence[str], lease_ms: int) -> Claim | None:
+        now = self._clock()
+        claims = self._recall(worker, nonce, now)
+        if claims is None:
+            wards = (self._quarantines[model] for model in models)
+            taken = [self._jobs[ward.head()] for ward in wards if ward.is_warden(worker, 0, now)][:1]
+            for job in taken:
+                self._lease(job, worker, now, lease_ms)
+            claims = self._remember(worker, nonce, now, lease_ms, taken)
+        return claims[0] if claims else None
 
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:
         rules.check_appends(appends)
@@ -273,10 +278,19 @@ class MemoryQueue:
                     else:
                         yield job
 
+    def _remember(self, worker: str, nonce: str, now: int, lease_ms: int, taken: Sequence[Record]) -> list[Claim]:
+        self._claims.remember(worker, nonce, (Held(job.id, job.epoch) for job in taken), now + lease_ms + rules.CLAIM_MEMORY_MS)
+        return [job.claim() for job in taken]
+
+    def _recall(self, worker: str, nonce: str, now: int) -> list[Claim] | None:
+        """What an earlier call with this nonce took and the worker still holds; None if there was none."""
+        known = self._claims.recall(worker, nonce, now)
+        return None if known is None else [job.claim() for one in known if (job := self._held(one)) is not None]
+
     def _lease(self, job: Record, worker: str, now: int, lease_ms: int) -> None:
         if job.epoch == 0:  # a job that comes back was paid for by its first claim
             self._lane(job).fairness.charge(job.tenant, job.cost)
-        self._lane(job).remove(job.tenant, job.place)
+        self._dequeue(job)
         job.state, job.worker, job.epoch = State.RUNNING, worker, job.epoch + 1
         job.committed_at_claim, job.lease_due = job.committed, now + lease_ms
         job.started_ms = now if job.started_ms is None else job.started_ms
@@ -312,6 +326,7 @@ class MemoryQueue:
         if job is None:
             known = self._jobs.get(one.job_id)
             return Verdict.OK if known is not None and 0 < known.released == one.epoch else Verdict.FENCED
+        job.forgive()
         job.released = job.epoch
         job.epoch += 1
         if job.cancel:
@@ -321,24 +336,21 @@ class MemoryQueue:
         return Verdict.OK
 
     def _reap(self, job: Record, *, died: bool) -> None:
-        if job.committed > job.committed_at_claim:
-            job.crashes = job.expiries = 0
+        job.forgive()
         job.crashes += died
         job.expiries += not died
         job.epoch += 1
-        state, reason, delay_ms = rules.reaped(
-            job.id,
+        state, reason = rules.reaped(
             crashes=job.crashes,
             expiries=job.expiries,
             cancel=job.cancel,
             overdue=job.deadline_ms <= self._clock(),
-            died=died,
-            max_crashes=self._limits.max_crashes,
+            max_solo_crashes=self._limits.max_solo_crashes,
         )
         if state in TERMINAL:
             self._end(job, state, reason)
         else:
-            self._requeue(job, delay_ms)
+            self._requeue(job, 0)
 
     def _cancel(self, job: Record, reason: str) -> State:
         if job.state is State.RUNNING:
@@ -358,12 +370,21 @@ class MemoryQueue:
 
     def _enqueue(self, job: Record) -> None:
         job.state = State.QUEUED
-        self._lanes.setdefault((job.model, job.lane), LaneQueue()).put(job.tenant, job.place)
+        if job.suspect:
+            self._quarantines[job.model].put(Suspect(self._clock(), job.id))
+        else:
+            self._lanes.setdefault((job.model, job.lane), LaneQueue()).put(job.tenant, job.place)
         self._work_bells.ring([job.lane])
+
+    def _dequeue(self, job: Record) -> None:
+        if job.suspect:
+            self._quarantines[job.model].remove(job.id)
+        else:
+            self._lane(job).remove(job.tenant, job.place)
 
     def _end(self, job: Record, state: State, reason: str) -> None:
         if job.state is State.QUEUED:
-            self._lane(job).remove(job.tenant, job.place)
+            self._dequeue(job)
         job.state, job.reason, job.ended_ms, job.worker = state, reason, self._clock(), ""
         job.lease_due = job.delay_due = job.viewer_due = None
         for meter in (self._meter, self._tenants[job.tenant]):

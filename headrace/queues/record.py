@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from headrace.cursor import LogPosition
 from headrace.ports import Append, Claim, Job, LogEntry, Verdict
+from headrace.queues import rules
 from headrace.request import Lane, decode_request
 from headrace.state import TERMINAL, State
 
@@ -15,6 +16,16 @@ class Place(NamedTuple):
 
     arrival: int
     job_id: str
+
+
+class Ended(NamedTuple):
+    """An outbox entry."""
+
+    ended_ms: int
+    job_id: str
+    tenant: str
+    state: State
+    reason: str
 
 
 @dataclass(slots=True)
@@ -63,6 +74,15 @@ class Record:
     @property
     def deadline_due(self) -> int | None:
         return self.deadline_ms if self.state in (State.QUEUED, State.DELAYED) else None
+
+    @property
+    def suspect(self) -> bool:
+        return rules.is_suspect(self.crashes, self.expiries)
+
+    def forgive(self) -> None:
+        """Progress under the lease that ends now wipes out what the leases before it have left."""
+        if self.committed > self.committed_at_claim:
+            self.crashes = self.expiries = 0
 
     def advice(self, now: int) -> Verdict:
         """What the holder is told with every success."""

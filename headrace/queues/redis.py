@@ -46,7 +46,7 @@ T = TypeVar("T", bound=_OfJob)
 
 
 def read_library() -> Library:
-    return Library.read("headrace_1", "headrace.queues", "functions", "submit", "work", "sweep")
+    return Library.read("headrace_1", "headrace.queues", "functions", "submit", "work", "quarantine", "sweep")
 
 
 class RedisQueue:
@@ -186,23 +186,28 @@ class RedisQueue:
         self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
     ) -> list[Claim]:
         claims: list[Claim] = []
-        unknown: list[Held] = []
         for shard, lanes_there, nonce_there in await self._walk(worker, nonce, models, lanes):
             budget = (lease_ms, max_jobs - len(claims), max_tokens)
             stuck, taken = await self._call(shard, "claim", worker, nonce_there, *budget, len(models), *models, *lanes_there)
-            for job_id, epoch, committed, body in taken:
-                try:
-                    claims.append(Claim(request=decode_request(body), epoch=epoch, committed=committed))
-                except SchemaUnknown as error:
-                    logger.error("job %s goes back to wait for a newer worker: %s", job_id.decode(), error)
-                    unknown.append(Held(job_id.decode(), epoch))
-                else:
-                    max_tokens -= len(claims[-1].request.prompt_ids) + committed
+            new = await self._claims(taken)
+            max_tokens -= sum(len(claim.request.prompt_ids) + claim.committed for claim in new)
+            claims += new
             if stuck or len(claims) >= max_jobs:
                 break
-        if unknown:
-            await self.release(unknown, UNKNOWN_DELAY_MS)
         return claims
+
+    async def summon(self, *, worker: str, models: Sequence[str]) -> bool:
+        return any(await self._everywhere("summon", worker, *models))
+
+    async def claim_suspect(self, *, worker: str, nonce: str, models: Sequence[str], lease_ms: int) -> Claim | None:
+        # There are hardly ever any, so all shards are looked at in one round trip; then they are asked one by one: only one may be taken.
+        looks = await self._everywhere("suspects", worker, nonce, *models)
+        wanted = b"known" if b"known" in looks else b"work"
+        for shard in (shard for shard, look in enumerate(looks) if look == wanted):
+            taken = await self._call(shard, "claim_suspect", worker, nonce, lease_ms, *models)
+            if claims := await self._claims(taken):
+                return claims[0]
+        return None
 
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:
         rules.check_appends(appends)
@@ -227,7 +232,7 @@ class RedisQueue:
         await self._call(0, "report", status.worker, _STATUS.dump_json(status), ttl_ms)
 
     async def reap_worker(self, worker: str) -> list[str]:
-        replies = await self._everywhere("reap_worker", worker, self._limits.max_crashes)
+        replies = await self._everywhere("reap_worker", worker, self._limits.max_solo_crashes)
         return [job_id.decode() for job_id in chain.from_iterable(replies)]
 
     def work_doorbell(self) -> AbstractAsyncContextManager[Doorbell]:
@@ -236,7 +241,7 @@ class RedisQueue:
     # Housekeeping
 
     async def reap_expired(self, limit: int) -> int:
-        return sum(await self._everywhere("reap_expired", limit, self._limits.max_crashes))
+        return sum(await self._everywhere("reap_expired", limit, self._limits.max_solo_crashes))
 
     async def promote(self, limit: int) -> int:
         return sum(await self._everywhere("promote", limit))
@@ -302,6 +307,20 @@ class RedisQueue:
         first = random.randrange(self._shards)
         order = [(first + i) % self._shards for i in range(self._shards)]
         return [(shard, [lane], f"{nonce}:{lane}") for i, lane in enumerate(lanes) for shard in order if looks[shard][i] == wanted]
+
+    async def _claims(self, taken: Sequence[Sequence[Any]]) -> list[Claim]:
+        """What this version cannot read goes back to wait for a newer worker."""
+        claims: list[Claim] = []
+        unknown: list[Held] = []
+        for job_id, epoch, committed, body in taken:
+            try:
+                claims.append(Claim(request=decode_request(body), epoch=epoch, committed=committed))
+            except SchemaUnknown as error:
+                logger.error("job %s goes back to wait for a newer worker: %s", job_id.decode(), error)
+                unknown.append(Held(job_id.decode(), epoch))
+        if unknown:
+            await self.release(unknown, UNKNOWN_DELAY_MS)
+        return claims
 
     async def _verdicts(self, function: str, items: Sequence[T], arguments: Callable[[T], Command], *head: Any) -> list[Verdict]:
         """One call per shard for all items; verdicts in the order of the items."""

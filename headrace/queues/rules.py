@@ -25,11 +25,16 @@ CLAIM_MEMORY_MS = 60_000
 HEADS_PER_CLAIM = 128
 """Queue heads one claim looks at beyond those it takes: a backlog of expired jobs must not hold the store for long."""
 
-EXPIRIES_PER_CRASH = 8
-"""A lease runs out under overload too, so it takes this many expiries to weigh as much as one crash that was seen."""
+STRIKES_PER_CRASH = 8
+"""Every lease that is lost is a strike against its job, and progress wipes them out. A worker's death that was seen weighs this much more
+than a lease that ran out, which happens under overload too."""
 
-_FIRST_DELAY_MS = 500
-_MAX_DELAY_MS = 30_000
+SUSPECT_STRIKES = 2 * STRIKES_PER_CRASH
+"""From here on a job is a suspect, and is run alone: whatever shares a worker with a poisonous job gets as many strikes as that job, so
+only what happens to it alone tells the two apart."""
+
+TURN_MS = 5_000
+"""How long a worker runs suspects at a time, and how long it is nobody's turn afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +46,7 @@ class QueueLimits:
     max_tenant_jobs: int | None = None
     """None: as for all."""
     max_tenant_cost: int | None = None
-    max_crashes: int = 8
+    max_solo_crashes: int = 3
     retention_ms: int = 86_400_000
     viewer_grace_ms: int = 15_000
 
@@ -81,37 +86,32 @@ def refusal(bound: Bound, limit: int, *, cost: int, current: int, drained: int, 
     return QueueFull(f"the queue is full: {said}", retry_after=retry_after)
 
 
-def crash_delay_ms(crashes: int, job_id: str) -> int:
-    """How long a job waits after its `crashes`-th crash in a row: nothing after the first, then 0.5 s, doubling up to 30 s.
-
-    Up to a quarter is added by the id's random digits: jobs that crashed one worker together come back apart.
-    """
-    if crashes < 2:
-        return 0
-    base = min(_FIRST_DELAY_MS << min(crashes - 2, 10), _MAX_DELAY_MS)
-    return base + base * int(job_id[-4:], 16) // (4 * 0x10000)
-
-
 class Reaped(NamedTuple):
     """What becomes of a job whose lease was taken away."""
 
     state: State
     reason: str = ""
-    delay_ms: int = 0
 
 
-def reaped(job_id: str, *, crashes: int, expiries: int, cancel: str, overdue: bool, died: bool, max_crashes: int) -> Reaped:
-    """Counts include this loss. `cancel` is the reason of a pending cancel or empty; `died`: the worker's death was seen."""
+def strikes(crashes: int, expiries: int) -> int:
+    return STRIKES_PER_CRASH * crashes + expiries
+
+
+def is_suspect(crashes: int, expiries: int) -> bool:
+    return strikes(crashes, expiries) >= SUSPECT_STRIKES
+
+
+def reaped(*, crashes: int, expiries: int, cancel: str, overdue: bool, max_solo_crashes: int) -> Reaped:
+    """Counts include this loss. `cancel` is the reason of a pending cancel or empty.
+
+    A suspect is never run in company, so all strikes beyond SUSPECT_STRIKES are its own.
+    """
     if cancel:
         return Reaped(State.CANCELLED, cancel)
     if overdue:
         return Reaped(State.EXPIRED, DEADLINE)
-    if crashes > max_crashes:
-        return Reaped(State.DEAD, f"its worker died {crashes} times in a row without progress")
-    if expiries > EXPIRIES_PER_CRASH * max_crashes:
-        return Reaped(State.DEAD, f"its lease ran out {expiries} times in a row without progress")
-    if died and crashes >= 2:
-        return Reaped(State.DELAYED, delay_ms=crash_delay_ms(crashes, job_id))
+    if strikes(crashes, expiries) >= SUSPECT_STRIKES + STRIKES_PER_CRASH * max_solo_crashes:
+        return Reaped(State.DEAD, f"its worker died {max_solo_crashes} times while it ran alone, without a token")
     return Reaped(State.QUEUED)
 
 

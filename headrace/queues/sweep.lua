@@ -1,37 +1,24 @@
 -- What supervisors and janitors ask; see functions.lua. Sweeps are bounded by their limit, and any number may run at once.
 
-local EXPIRIES_PER_CRASH = 8
-
--- No delay for the first crash in a row, then 0.5 s doubling up to 30 s, and up to a quarter more from the id's random digits.
-local function crash_delay(crashes, id)
-  if crashes < 2 then return 0 end
-  local base = math.min(500 * 2 ^ math.min(crashes - 2, 10), 30000)
-  return base + math.floor(base * tonumber(string.sub(id, -4), 16) / 262144)
-end
-
 -- The same decision as `reaped` in headrace/queues/rules.py.
-local function reap(P, id, t, died, max_crashes)
+local function reap(P, id, t, died, max_solo)
   local job = P .. 'job:' .. id
-  local f = redis.call('HMGET', job, 'n', 'n0', 'cancel', 'deadline')
-  if f[1] ~= f[2] then redis.call('HSET', job, 'crash', 0, 'exp', 0) end
+  forgive(P, id)
   redis.call('HINCRBY', job, died and 'crash' or 'exp', 1)
   redis.call('HINCRBY', job, 'epoch', 1)
-  local count = redis.call('HMGET', job, 'crash', 'exp')
-  local crashes, expiries = tonumber(count[1]), tonumber(count[2])
-  if f[3] then
-    terminate(P, id, 'cancelled', f[3], t)
-  elseif tonumber(f[4]) <= t then
+  local f = redis.call('HMGET', job, 'cancel', 'deadline', 'crash', 'exp')
+  if f[1] then
+    terminate(P, id, 'cancelled', f[1], t)
+  elseif tonumber(f[2]) <= t then
     terminate(P, id, 'expired', 'deadline', t)
-  elseif crashes > max_crashes then
-    terminate(P, id, 'dead', 'its worker died ' .. crashes .. ' times in a row without progress', t)
-  elseif expiries > EXPIRIES_PER_CRASH * max_crashes then
-    terminate(P, id, 'dead', 'its lease ran out ' .. expiries .. ' times in a row without progress', t)
+  elseif strikes(f[3], f[4]) >= SUSPECT_STRIKES + STRIKES_PER_CRASH * max_solo then
+    terminate(P, id, 'dead', 'its worker died ' .. max_solo .. ' times while it ran alone, without a token', t)
   else
-    requeue(P, id, t, died and crash_delay(crashes, id) or 0)
+    requeue(P, id, t, 0)
   end
 end
 
--- worker max_crashes -> id...   Only jobs whose owner is exactly this worker: what it lost before is somebody else's now.
+-- worker max_solo -> id...   Only jobs whose owner is exactly this worker: what it lost before is somebody else's now.
 local function reap_worker(K, A)
   local P, t = K[1], now_ms()
   local ids = redis.call('SMEMBERS', P .. 'held:' .. A[1])
@@ -45,7 +32,7 @@ local function sweep(P, set, t, limit, move)
   return #ids
 end
 
--- limit max_crashes -> count
+-- limit max_solo -> count
 local function reap_expired(K, A)
   local P, t = K[1], now_ms()
   return sweep(P, 'lease', t, A[1], function(id) reap(P, id, t, false, tonumber(A[2])) end)

@@ -32,6 +32,23 @@ local function claimed(P, id, epoch, n)
   return {id, tonumber(epoch), n, redis.call('GET', P .. 'body:' .. id)}
 end
 
+-- A claim that found nothing is not remembered: its repeat is as good as a first call.
+local function remember(P, worker, nonce, lease_ms, id, epoch)
+  local record = P .. 'claim:' .. pair(worker, nonce)
+  redis.call('RPUSH', record, id, epoch)
+  redis.call('PEXPIRE', record, lease_ms + CLAIM_MEMORY_MS)
+end
+
+-- What an earlier call with this nonce took and the worker still holds; nil if there was none.
+local function recall(P, worker, nonce)
+  local known, out = redis.call('LRANGE', P .. 'claim:' .. pair(worker, nonce), 0, -1), {}
+  for i = 1, #known, 2 do
+    local job = held(P, known[i], known[i + 1])
+    if job then out[#out + 1] = claimed(P, known[i], known[i + 1], job.n) end
+  end
+  return #known > 0 and out or nil
+end
+
 -- The next job of a ward with its tokens, or nil when the ward is empty.
 local function head(P, lane, model)
   local tenant = redis.call('ZRANGE', P .. 'vt:' .. lane .. ':' .. model, 0, 0)[1]
@@ -42,7 +59,7 @@ local function head(P, lane, model)
 end
 
 -- Takes jobs of one ward until `want` is met. False: the next one does not fit, so nothing behind it may be taken either.
-local function take(P, t, lane, model, want, out, record)
+local function take(P, t, lane, model, want, out)
   while #out < want.jobs and want.looks > 0 do
     local job = head(P, lane, model)
     if not job then return true end
@@ -54,7 +71,7 @@ local function take(P, t, lane, model, want, out, record)
     else
       want.tokens = want.tokens - job.tokens
       lease(P, job.id, place(P, job.id), want.worker, job.epoch, job.n, t, want.lease_ms)
-      redis.call('RPUSH', record, job.id, job.epoch)
+      remember(P, want.worker, want.nonce, want.lease_ms, job.id, job.epoch)
       out[#out + 1] = claimed(P, job.id, job.epoch, job.n)
     end
   end
@@ -64,24 +81,15 @@ end
 -- worker nonce lease_ms max_jobs max_tokens #models model... lane... -> {1 if a job did not fit, {{id, epoch, n, body}...}}
 local function claim(K, A)
   local P, t, out = K[1], now_ms(), {}
-  local record = P .. 'claim:' .. pair(A[1], A[2])
-  local known = redis.call('LRANGE', record, 0, -1)
-  if #known > 0 then
-    for i = 1, #known, 2 do
-      local job = held(P, known[i], known[i + 1])
-      if job then out[#out + 1] = claimed(P, known[i], known[i + 1], job.n) end
-    end
-    return {0, out}
-  end
-  local want = {worker = A[1], lease_ms = A[3], jobs = tonumber(A[4]), tokens = tonumber(A[5]), looks = HEADS_PER_CLAIM}
+  local known = recall(P, A[1], A[2])
+  if known then return {0, known} end
+  local want = {worker = A[1], nonce = A[2], lease_ms = A[3], jobs = tonumber(A[4]), tokens = tonumber(A[5]), looks = HEADS_PER_CLAIM}
   local fits, lanes_from = true, 7 + A[6]
   for i = lanes_from, #A do
     for j = 7, lanes_from - 1 do
-      fits = fits and take(P, t, A[i], A[j], want, out, record)
+      fits = fits and take(P, t, A[i], A[j], want, out)
     end
   end
-  -- A claim that found nothing is not remembered: its repeat is as good as a first call.
-  if #out > 0 then redis.call('PEXPIRE', record, A[3] + CLAIM_MEMORY_MS) end
   return {fits and 0 or 1, out}
 end
 
@@ -161,6 +169,7 @@ local function release(K, A)
     local id, epoch = A[i], A[i + 1]
     local job = held(P, id, epoch)
     if job then
+      forgive(P, id)
       redis.call('HSET', P .. 'job:' .. id, 'released', epoch, 'epoch', epoch + 1)
       if job.cancel then
         terminate(P, id, 'cancelled', job.cancel, t)

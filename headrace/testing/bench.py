@@ -1,6 +1,7 @@
 """A queue on a test bench: virtual time, a few shorthands, and a look at what the ports do not show. The same for every adapter."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,7 +13,7 @@ from headrace.ids import choose_shard
 from headrace.ports import Append, Claim, Finish, Held, Housekeeping, JobQueue, Load, Submission, Verdict, WorkQueue
 from headrace.queues.memory import MemoryQueue, unix_ms
 from headrace.queues.redis import RedisQueue, read_library
-from headrace.queues.rules import QueueLimits
+from headrace.queues.rules import QueueLimits, is_suspect
 from headrace.queues.server import Library
 from headrace.request import Lane
 from headrace.state import State
@@ -85,6 +86,13 @@ class Shorthands:
             max_tokens=max_tokens,
             lease_ms=lease_ms,
         )
+
+    async def claim_suspect(self, worker: str = "w1", *, nonce: str | None = None, lease_ms: int = LEASE_MS) -> Claim | None:
+        nonce = f"n{next(self._nonces)}" if nonce is None else nonce
+        return await self.queue.claim_suspect(worker=worker, nonce=nonce, models=(MODEL,), lease_ms=lease_ms)
+
+    async def summon(self, worker: str = "w1") -> bool:
+        return await self.queue.summon(worker=worker, models=(MODEL,))
 
     async def append(self, job_id: str, epoch: int, start: int, tokens: int = 1) -> Verdict:
         """Tokens are their positions: token i of any job has the id i."""
@@ -222,10 +230,15 @@ async def _audit_meter(raw: Any, meter: str, live: Sequence[dict[str, str]]) -> 
 
 async def _audit_lanes(raw: Any, prefix: str, queued: dict[str, dict[str, str]]) -> None:
     wards: dict[str, dict[str, set[str]]] = {}
+    suspects = {job_id for job_id, job in queued.items() if is_suspect(int(job["crash"]), int(job["exp"]))}
+    for model in {job["model"] for job in queued.values()}:
+        assert set(await raw.zrange(f"{prefix}suspects:{model}", 0, -1)) == {i for i in suspects if queued[i]["model"] == model}
     for job_id, job in queued.items():
+        if job_id in suspects:
+            continue
         wards.setdefault(f"{job['lane']}:{job['model']}", {}).setdefault(job["tenant"], set()).add(job_id)
     depth = {ward: int(n) for ward, n in (await raw.hgetall(prefix + "depth")).items()}
-    assert {ward: n for ward, n in depth.items() if n} == {ward: sum(map(len, tenants.values())) for ward, tenants in wards.items()}
+    assert {ward: n for ward, n in depth.items() if n} == Counter(f"{job['lane']}:{job['model']}" for job in queued.values())
     for ward in depth:
         tenants = wards.get(ward, {})
         lane, model = ward.split(":", 1)

@@ -3,7 +3,7 @@ a line of a batch's error file."""
 
 from typing import NamedTuple
 
-from headrace.state import State
+from headrace.state import State, fault_of
 
 
 class Outcome(NamedTuple):
@@ -30,6 +30,7 @@ def error_object(message: str, *, status: int, code: str | None, param: str | No
 def ended_error(state: State, reason: str) -> dict[str, str | None]:
     """The inner error object of a job that ended in `state`, which must not be DONE."""
     status, code, message = OUTCOMES[state]
+    fault, error = fault_of(reason)
     # A failure's reason is a sentence, the others' reasons repeat the state.
-    said = f"{message}: {reason.rstrip('.')}." if reason and state in (State.FAILED, State.DEAD) else f"{message}."
-    return error_object(said, status=status, code=code)
+    said = f"{message}: {error.rstrip('.')}." if error and state in (State.FAILED, State.DEAD) else f"{message}."
+    return error_object(said, status=status, code=fault or code)

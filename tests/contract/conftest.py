@@ -13,7 +13,7 @@ from headrace.testing.registry_bench import RegistryBench
 @pytest.fixture
 def limits() -> QueueLimits:
     """Override with `@pytest.mark.parametrize("limits", [...])`."""
-    return QueueLimits(max_crashes=3)
+    return QueueLimits(max_solo_crashes=2)
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -3,7 +3,6 @@
 import pytest
 
 from headrace.ports import START, Held, Verdict
-from headrace.queues.rules import crash_delay_ms
 from headrace.state import State
 from headrace.testing.bench import LEASE_MS, Bench, Outcome
 
@@ -197,57 +196,3 @@ class TestLeases:
         for job_id in (a, b):
             job = await bench.queue.get("alice", job_id)
             assert (job.state, job.reason) == (State.EXPIRED, "deadline")
-
-
-class TestCrashes:
-    """max_crashes is 3."""
-
-    async def crash(self, bench: Bench, epoch: int, *, progress: bool = False) -> None:
-        (claim,) = await bench.claim()
-        assert claim.epoch == epoch
-        if progress:
-            await bench.append(claim.request.id, claim.epoch, claim.committed)
-        await bench.queue.reap_worker("w1")
-
-    async def test_suspects_wait_longer_and_longer_and_then_are_dead(self, bench: Bench) -> None:
-        job_id = await bench.submit()
-        await self.crash(bench, 1)
-        assert await bench.state(job_id) is State.QUEUED
-        for crashes in (2, 3):
-            await self.crash(bench, 2 * crashes - 1)
-            job = await bench.queue.get("alice", job_id)
-            assert (job.state, job.crashes) == (State.DELAYED, crashes)
-            await bench.advance(crash_delay_ms(crashes, job_id) - 1)
-            assert await bench.queue.promote(10) == 0
-            await bench.advance(1)
-            assert await bench.queue.promote(10) == 1
-        await self.crash(bench, 7)
-        job = await bench.queue.get("alice", job_id)
-        assert (job.state, job.reason) == (State.DEAD, "its worker died 4 times in a row without progress")
-        assert await bench.outbox() == [Outcome(job_id, "alice", State.DEAD, job.reason)]
-
-    async def test_progress_forgives(self, bench: Bench) -> None:
-        job_id = await bench.submit()
-        for i in range(10):
-            await self.crash(bench, 2 * i + 1, progress=True)
-            assert (await bench.queue.get("alice", job_id)).crashes == 1
-            assert await bench.state(job_id) is State.QUEUED
-
-    async def test_a_lease_that_runs_out_is_weak_evidence(self, bench: Bench) -> None:
-        job_id = await bench.submit()
-        for i in range(25):
-            assert await bench.state(job_id) is State.QUEUED, i
-            assert (await bench.queue.get("alice", job_id)).crashes == 0
-            await bench.claim()
-            await bench.advance(LEASE_MS)
-            await bench.queue.reap_expired(10)
-        job = await bench.queue.get("alice", job_id)
-        assert (job.state, job.reason) == (State.DEAD, "its lease ran out 25 times in a row without progress")
-
-    async def test_a_release_counts_nothing(self, bench: Bench) -> None:
-        job_id = await bench.submit()
-        for i in range(10):
-            await bench.claim()
-            await bench.release(job_id, 2 * i + 1)
-        job = await bench.queue.get("alice", job_id)
-        assert (job.state, job.crashes) == (State.QUEUED, 0)

@@ -49,6 +49,20 @@ class PlannerMachine(RuleBasedStateMachine):
         """A plan that could not be computed is not accounted; what it gave the runner stays given."""
         self.act(self.planner.plan())
 
+    @precondition(lambda self: any(True for _ in self.planner))
+    @rule()
+    def step_that_lacks_memory(self) -> None:
+        """The next one is half as large, until one token of one sequence is left to blame."""
+        plan = self.planner.plan()
+        self.act(plan)
+        if not self.planner.shrink(plan):
+            [row] = plan.rows
+            self.planner.remove(row.sequence_id)
+            return
+        smaller = self.planner.plan()
+        self.act(smaller)
+        assert 1 <= smaller.token_count <= max(1, plan.token_count // 2)
+
     def run_one(self) -> None:
         plan = self.planner.plan()
         assert plan.rows or not any(True for _ in self.planner), "work waits, and nothing is planned"

@@ -6,8 +6,8 @@ promises given what the job looked like before the call, and the shape of logs a
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
@@ -19,18 +19,19 @@ from headrace.cursor import LogPosition
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import QueueFull, TenantFull
 from headrace.ids import shard_of
-from headrace.ports import START, Job, LogEntry, Submission, Verdict
-from headrace.queues.rules import QueueLimits
+from headrace.ports import Claim, Job, Submission, Verdict
+from headrace.queues.rules import STRIKES_PER_CRASH, SUSPECT_STRIKES, TURN_MS, QueueLimits
 from headrace.request import Lane, Request
-from headrace.state import LIVE, TERMINAL, TRANSITIONS, State
-from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, Outcome, RedisBench
+from headrace.state import LIVE, TERMINAL, State
+from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, RedisBench
+from headrace.testing.picture import Picture, check_changes, look
 
 T = TypeVar("T")
 
 TENANTS = ("alice", "bob")
 WORKERS = ("w1", "w2", "w3")
 MAX_TENANT_JOBS = 9
-LIMITS = QueueLimits(max_live_jobs=12, max_tenant_jobs=MAX_TENANT_JOBS, max_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000)
+LIMITS = QueueLimits(max_live_jobs=12, max_tenant_jobs=MAX_TENANT_JOBS, max_solo_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000)
 
 
 @dataclass
@@ -43,47 +44,33 @@ class Holding:
     committed: int
 
 
-@dataclass
-class Picture:
-    """The store, seen from outside."""
-
-    jobs: dict[str, Job] = field(default_factory=dict)
-    logs: dict[str, list[LogEntry]] = field(default_factory=dict)
-    outbox: list[Outcome] = field(default_factory=list)
-
-
 class QueueMachine(RuleBasedStateMachine):
-    def __init__(self, make_bench: Callable[[], Awaitable[Bench]]) -> None:
+    def __init__(self, make_bench: Callable[[], Coroutine[Any, Any, Bench]]) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.bench = self.run(_awaited(make_bench()))
+        self.run = self.runner.run
+        self.bench = self.run(make_bench())
         self.picture = Picture()
         self.submissions: list[Submission] = []
         self.holdings: list[Holding] = []
         self.owners: dict[str, str] = {}
+        self.strikes: Counter[str] = Counter()
+        self.at_claim: dict[str, int] = {}
+        self.queued_since: dict[str, int] = {}
+        self.turns: dict[int, tuple[str, int]] = {}
         self.purged: dict[str, int] = {}
-        """When."""
         self.serial = 0
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(call)
 
     def call(self, call: Coroutine[Any, Any, T], *transitions: str) -> T:
         """Make the call and check that it changed nothing but what these transitions may."""
         answer = self.run(call)
-        before, self.picture = self.picture, self.run(self.look())
+        before, self.picture = self.picture, self.run(look(self.bench))
         check_changes(before, self.picture, transitions)
-        check_outbox(before, self.picture, purging="purge" in transitions)
-        check_logs(before, self.picture)
         self.purged |= dict.fromkeys(before.jobs.keys() - self.picture.jobs.keys(), self.bench.now_ms)
+        for job_id, job in self.picture.jobs.items():
+            if job.state is State.QUEUED and (job_id not in before.jobs or before.jobs[job_id].state is not State.QUEUED):
+                self.queued_since[job_id] = self.bench.now_ms
         return answer
-
-    async def look(self) -> Picture:
-        queue = self.bench.queue
-        made = self.bench.made.items()
-        jobs = {job.request.id: job for tenant, ids in made for job in await queue.get_many(tenant, ids) if job is not None}
-        logs = await queue.read_logs([(job_id, START) for job_id in jobs], 10_000)
-        return Picture(jobs, dict(zip(jobs, logs, strict=True)), await self.bench.outbox())
 
     def twice(self, repeated: bool, make: Callable[[], Coroutine[Any, Any, T]], *transitions: str) -> T:
         """The reply of the first call is lost now and then, and the caller repeats it: the second answer must equal the first."""
@@ -144,12 +131,9 @@ class QueueMachine(RuleBasedStateMachine):
     def accept_again(self, which: int) -> None:
         submission = self.submissions[which % len(self.submissions)]
         before = self.picture
-        purged_ms = self.purged.get(submission.request.id)
-        if purged_ms is not None:
-            if submission.idempotency_key is not None:
-                return  # the key is free again; the id alone still answers
-            if self.bench.now_ms >= purged_ms + LIMITS.retention_ms:
-                return  # the tombstone too is gone
+        at = self.purged.get(submission.request.id)
+        if at is not None and (submission.idempotency_key is not None or self.bench.now_ms >= at + LIMITS.retention_ms):
+            return  # the key is free again at once; the id alone still answers for a while
         accepted = self.call(self.bench.queue.accept(submission))
         assert (accepted.job_id, accepted.replayed) == (submission.request.id, True)
         assert self.picture == before
@@ -187,18 +171,63 @@ class QueueMachine(RuleBasedStateMachine):
             again = self.call(self.bench.claim(worker, nonce=nonce, lanes=lanes, max_jobs=max_jobs))
             # Each call walks the shards from another one on.
             assert sorted(again, key=lambda claim: claim.request.id) == sorted(claims, key=lambda claim: claim.request.id)
-        claimable = {i for i, job in before.jobs.items() if job.state is State.QUEUED and job.deadline_ms > self.bench.now_ms}
+        claimable = {i for i, job in self.waiting(before, suspects=False).items() if job.deadline_ms > self.bench.now_ms}
         taken = [claim.request.id for claim in claims]
         assert set(taken) <= claimable
         assert len(taken) == len(set(taken)) == min(max_jobs, len(claimable))
         order = [lanes.index(claim.request.lane) for claim in claims]
         assert order == sorted(order)
         for claim in claims:
-            job = before.jobs[claim.request.id]
-            assert (claim.request, claim.epoch, claim.committed) == (job.request, job.epoch + 1, job.committed)
-            self.owners[claim.request.id] = worker
-            if not lost:
-                self.holdings.append(Holding(claim.request.id, claim.epoch, worker, claim.committed))
+            self.note_claim(claim, before, worker, lost)
+
+    def waiting(self, picture: Picture, *, suspects: bool) -> dict[str, Job]:
+        queued = {i: job for i, job in picture.jobs.items() if job.state is State.QUEUED}
+        return {i: job for i, job in queued.items() if (self.strikes[i] >= SUSPECT_STRIKES) is suspects}
+
+    def note_claim(self, claim: Claim, before: Picture, worker: str, lost: bool) -> None:
+        job = before.jobs[claim.request.id]
+        assert (claim.request, claim.epoch, claim.committed) == (job.request, job.epoch + 1, job.committed)
+        self.owners[claim.request.id], self.at_claim[claim.request.id] = worker, claim.committed
+        if not lost:
+            self.holdings.append(Holding(claim.request.id, claim.epoch, worker, claim.committed))
+
+    @rule(worker=st.sampled_from(WORKERS), repeated=st.booleans(), lost=st.sampled_from([False, False, True]))
+    def claim_suspect(self, worker: str, repeated: bool, lost: bool) -> None:
+        self.found_suspect(worker, repeated, lost)
+
+    def found_suspect(self, worker: str, repeated: bool, lost: bool) -> bool:
+        self.serial += 1
+        nonce, before = f"nonce-{self.serial}", self.picture
+        claim = self.call(self.bench.claim_suspect(worker, nonce=nonce), "claim")
+        if repeated and claim is not None:
+            assert self.call(self.bench.claim_suspect(worker, nonce=nonce)) == claim
+        mine = self.shards_to_serve(worker, before, patience=0)
+        assert (claim is not None) == bool(mine)
+        if claim is not None:
+            assert claim.request.id in self.waiting(before, suspects=True)
+            shard = shard_of(claim.request.id)
+            assert shard in mine
+            self.turns[shard] = mine[shard]
+            self.note_claim(claim, before, worker, lost)
+        return claim is not None
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def summon(self, worker: str) -> None:
+        mine = self.shards_to_serve(worker, self.picture, patience=TURN_MS)
+        assert self.call(self.bench.summon(worker)) == bool(mine)
+        self.turns |= mine
+
+    def shards_to_serve(self, worker: str, picture: Picture, patience: int) -> dict[int, tuple[str, int]]:
+        """Shards with suspects where it is this worker's turn or nobody's, with the turn: whose, and since when."""
+        mine, now = {}, self.bench.now_ms
+        for job_id in self.waiting(picture, suspects=True):
+            shard = shard_of(job_id)
+            warden, began = self.turns.get(shard, ("", 0))
+            if now >= began + 2 * TURN_MS and now >= self.queued_since[job_id] + patience:
+                mine[shard] = (worker, now)
+            elif warden == worker and now < began + TURN_MS:
+                mine[shard] = (worker, began)
+        return mine
 
     @precondition(lambda self: self.holdings)
     @rule(
@@ -249,6 +278,8 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, which: int, delay_ms: int, repeated: bool) -> None:
         one = self.holdings[which % len(self.holdings)]
         held, before = self.is_held(one), self.picture
+        if held:
+            self.forgive(one.job_id)
         verdict = self.twice(repeated, lambda: self.bench.release(one.job_id, one.epoch, delay_ms), "release")
         if held:
             assert verdict is Verdict.OK
@@ -260,16 +291,36 @@ class QueueMachine(RuleBasedStateMachine):
     def reap_worker(self, worker: str) -> None:
         """Its holdings stay: the supervisor was wrong, and the worker goes on as a zombie."""
         held = {i for i, job in self.picture.jobs.items() if job.state is State.RUNNING and self.owners[i] == worker}
+        before = self.picture
         assert set(self.call(self.bench.queue.reap_worker(worker), "reap")) == held
+        self.strike(before, STRIKES_PER_CRASH)
         assert all(self.picture.jobs[job_id].state is not State.RUNNING for job_id in held)
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def crash_on_start(self, worker: str) -> None:
-        """What it claims kills it, and its supervisor sees that."""
-        self.claim(worker, 4, list(Lane), repeated=False, lost=True)
+    @rule(worker=st.sampled_from(WORKERS), progress=st.sampled_from([False, False, True]))
+    def crash_on_start(self, worker: str, progress: bool) -> None:
+        """What it claims kills it, a suspect or else the others, and its supervisor sees that."""
+        held = len(self.holdings)
+        if not self.found_suspect(worker, repeated=False, lost=False):
+            self.claim(worker, 4, list(Lane), repeated=False, lost=False)
+        for which in range(held, len(self.holdings) if progress else held):
+            self.append(which, 1, 0, repeated=False, lost=False)
         self.reap_worker(worker)
-        self.advance(700)  # more than a second crash's delay
-        self.promote(100)
+        self.advance(2 * TURN_MS)
+
+    def forgive(self, job_id: str) -> None:
+        if self.picture.jobs[job_id].committed > self.at_claim[job_id]:
+            self.strikes[job_id] = 0
+
+    def strike(self, before: Picture, weight: int) -> None:
+        """Jobs have just lost their lease: none is dead but for what happened to it alone."""
+        for job_id, job in before.jobs.items():
+            if job.state is not State.RUNNING or (after := self.picture.jobs[job_id]).epoch == job.epoch:
+                continue
+            self.forgive(job_id)
+            self.strikes[job_id] += weight
+            over = job.cancel_requested or job.deadline_ms <= self.bench.now_ms
+            alone = self.strikes[job_id] - SUSPECT_STRIKES
+            assert (after.state is State.DEAD) == (not over and alone >= STRIKES_PER_CRASH * LIMITS.max_solo_crashes)
 
     # Time and sweeps
 
@@ -279,7 +330,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(limit=st.sampled_from([1, 100]))
     def reap_expired(self, limit: int) -> None:
+        before = self.picture
         self.call(self.bench.queue.reap_expired(limit), "reap")
+        self.strike(before, 1)
 
     @rule(limit=st.sampled_from([1, 100]))
     def promote(self, limit: int) -> None:
@@ -340,7 +393,10 @@ class QueueMachine(RuleBasedStateMachine):
             self.reap_worker(worker)
         self.advance(60_000)
         self.promote(100)
-        for claim in self.call(self.bench.claim("good"), "claim"):
+        claims = self.call(self.bench.claim("good"), "claim")
+        while (suspect := self.call(self.bench.claim_suspect("good"), "claim")) is not None:
+            claims.append(suspect)
+        for claim in claims:
             assert self.call(self.bench.finish(claim.request.id, claim.epoch, claim.committed), "finish") is Verdict.OK
         assert all(job.state in TERMINAL for job in self.picture.jobs.values())
         assert self.picture.jobs.keys() | self.purged.keys() == {submission.request.id for submission in self.submissions}
@@ -348,49 +404,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert (load.cost, load.running, load.delayed) == (0, 0, 0)
 
 
-def check_changes(before: Picture, after: Picture, transitions: tuple[str, ...]) -> None:
-    for job_id in before.jobs.keys() | after.jobs.keys():
-        old, new = before.jobs.get(job_id), after.jobs.get(job_id)
-        source, target = old and old.state, new and new.state
-        if source != target:
-            allowed = [TRANSITIONS[name] for name in transitions]
-            assert any(source in sources and target in targets for sources, targets in allowed), (transitions, source, target)
-        if old is not None and new is not None:
-            assert new.epoch >= old.epoch
-            assert new.committed >= old.committed
-            assert old.state in LIVE or new == old, "an ended job changed"
-
-
-def check_outbox(before: Picture, after: Picture, *, purging: bool) -> None:
-    old, new = Counter(before.outbox), Counter(after.outbox)
-    if purging:
-        assert new <= old
-        return
-    ended = [job for i, job in after.jobs.items() if job.state in TERMINAL and (i not in before.jobs or before.jobs[i].state in LIVE)]
-    assert new == old + Counter(Outcome(job.request.id, job.request.tenant, job.state, job.reason) for job in ended)
-
-
-def check_logs(before: Picture, after: Picture) -> None:
-    for job_id, log in after.logs.items():
-        old = before.logs.get(job_id, [])
-        assert log[: len(old)] == old, "a log entry changed or vanished"
-        if log == old:
-            continue
-        positions = [entry.position for entry in log]
-        assert positions == sorted(set(positions))
-        tokens = [token for entry in log for token in entry.token_ids]
-        job = after.jobs[job_id]
-        assert tokens == list(range(job.committed))
-        ends = [entry.end for entry in log if entry.end is not None]
-        assert ends == ([job.state] if job.state in TERMINAL else [])
-        assert not ends or log[-1].end is not None
-
-
-async def _awaited(what: Awaitable[T]) -> T:
-    return await what
-
-
-def run_machine(make_bench: Callable[[], Awaitable[Bench]], examples: int) -> None:
+def run_machine(make_bench: Callable[[], Coroutine[Any, Any, Bench]], examples: int) -> None:
     class Machine(QueueMachine):
         def __init__(self) -> None:
             super().__init__(make_bench)

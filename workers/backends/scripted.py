@@ -42,6 +42,9 @@ class ScriptedEngine:
     def warm_up(self) -> None:
         """Nothing to warm."""
 
+    def open(self) -> None:
+        """Nothing to take."""
+
     def add(self, request: EngineRequest) -> None:
         self._runs[request.request_id] = _Run(request, len(request.committed_ids))
 

@@ -1,10 +1,14 @@
 """The paged engine: continuous batching over a block-pooled KV cache, behind the Engine port."""
 
+import logging
+
 import psutil
 import torch
 
+from headrace.errors import TokenizerFailed
 from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
+from headrace.state import Fault
 from headrace.tokenizer import Tokenizer
 from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
@@ -14,22 +18,23 @@ from workers.engine.runner import OutOfMemory, Runner
 from workers.engine.sequence import Sequence
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
 
+logger = logging.getLogger(__name__)
+
+WARM_UP_BLOCKS = 5
+"""As many as `warm_up` fills. What it compiles and chooses does not depend on how many there are."""
+
 
 class PagedEngine:
     """See `workers.ports.Engine`. `step` computes, so it never waits for its `timeout`."""
 
     def __init__(self, config: EngineConfig) -> None:
         """Loads the model. Raises ModelUnavailable, or SettingsError if the KV memory is too small for anything."""
+        self._config = config
         self._folder = ModelFolder.read(config.model)
         self._tokenizer = Tokenizer(self._folder.tokenizer_file)
         self._runner = Runner(config, self._folder)
         self._block_size = config.block_size
-        self._planner = Planner(
-            BlockPool(self._runner.blocks),
-            block_size=config.block_size,
-            max_running=config.max_running,
-            token_budget=config.token_budget,
-        )
+        self._planner = self._new_planner(1)
         self._outputs: dict[str, Output] = {}
         self._early: list[Delta] = []
         """Deltas that need no step; the next one returns them."""
@@ -42,11 +47,15 @@ class PagedEngine:
     def warm_up(self) -> None:
         """Run a prompt and a few tokens through every part: kernels compile, memory is touched, libraries choose their code."""
         length = min(3 * self._block_size, self._folder.context_length - 2)
+        self._open(min(WARM_UP_BLOCKS, self._runner.blocks))
         for sampling in (Sampling(max_tokens=2, temperature=0.0, seed=0), Sampling(max_tokens=2, top_p=0.9, seed=0)):
             self.add(EngineRequest(request_id="", prompt_ids=(0,) * length, sampling=sampling))
             while self._outputs or self._early:
                 self.step(0)
         self._steps = self._preemptions = 0
+
+    def open(self) -> None:
+        self._open(self._runner.blocks)
 
     def add(self, request: EngineRequest) -> None:
         if request.request_id in self._outputs:
@@ -56,12 +65,15 @@ class PagedEngine:
             self._early.append(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=problem))
             return
         output = Output(request.sampling, self._tokenizer, self._folder.eos_ids)
-        for token_id in request.committed_ids:
-            shown = output.add(token_id)
-            if shown.finish:
-                # The earlier run died between its last token, whose text is with the client, and the report of its end.
-                self._early.append(Delta(request_id=request.request_id, finish=shown.finish))
-                return
+        try:
+            finish = output.replay(request.committed_ids)
+        except TokenizerFailed as error:
+            self._early.append(_failed(request.request_id, Fault.ENGINE_ERROR, str(error)))
+            return
+        if finish:
+            # The earlier run died between its last token, whose text is with the client, and the report of its end.
+            self._early.append(Delta(request_id=request.request_id, finish=finish))
+            return
         self._outputs[request.request_id] = output
         self._arrivals += 1
         self._planner.add(
@@ -88,7 +100,7 @@ class PagedEngine:
         try:
             tokens = self._runner.run(plan)
         except OutOfMemory as error:
-            return [*early, self._sacrifice(plan, error)]
+            return early + self._yield_to(plan, error)
         return early + self._account(plan, tokens)
 
     def capacity(self, priority: int) -> Capacity:
@@ -107,6 +119,15 @@ class PagedEngine:
             running=self._planner.running,
             steps=self._steps,
             preemptions=self._preemptions,
+        )
+
+    def _open(self, blocks: int) -> None:
+        self._runner.open(blocks)
+        self._planner = self._new_planner(blocks)
+
+    def _new_planner(self, blocks: int) -> Planner:
+        return Planner(
+            BlockPool(blocks), block_size=self._block_size, max_running=self._config.max_running, token_budget=self._config.token_budget
         )
 
     def _memory(self) -> tuple[int, int]:
@@ -144,20 +165,31 @@ class PagedEngine:
     def _accept(self, request_id: str, token_id: int | None) -> Delta:
         """One new token of one request; None if the model computed nonsense for it."""
         if token_id is None:
-            self._forget(request_id)
-            return Delta(request_id=request_id, finish=FinishReason.ERROR, error="the model's output for this request is not a number")
+            return self._fail(request_id, Fault.ENGINE_ERROR, "the model's output for this request is not a number")
+        try:
+            shown = self._outputs[request_id].add(token_id)
+        except TokenizerFailed as error:
+            return self._fail(request_id, Fault.ENGINE_ERROR, str(error))
         self._planner[request_id].tokens.append(token_id)
-        shown = self._outputs[request_id].add(token_id)
         if shown.finish:
             self._forget(request_id)
         return Delta(request_id=request_id, token_ids=(token_id,), text=shown.text, finish=shown.finish)
 
-    def _sacrifice(self, plan: Plan, error: OutOfMemory) -> Delta:
-        """The request that asked most of this step fails; the others' rows are planned again."""
-        request_id = max(plan.rows, key=lambda row: (len(row.token_ids), row.start)).sequence_id
+    def _yield_to(self, plan: Plan, error: OutOfMemory) -> list[Delta]:
+        """Smaller steps are tried until there is nothing left to make smaller: then it is this one request that does not fit."""
+        if self._planner.shrink(plan):
+            logger.warning("a step of %d tokens ran out of memory: the next ones are smaller (%s)", plan.token_count, error)
+            return []
+        return [self._fail(plan.rows[0].sequence_id, Fault.RESOURCE_EXHAUSTED, f"a single token of it ran out of memory: {error}")]
+
+    def _fail(self, request_id: str, fault: Fault, error: str) -> Delta:
         self._forget(request_id)
-        return Delta(request_id=request_id, finish=FinishReason.ERROR, error=f"the engine ran out of memory: {error}")
+        return _failed(request_id, fault, error)
 
     def _forget(self, request_id: str) -> None:
         del self._outputs[request_id]
         self._planner.remove(request_id)
+
+
+def _failed(request_id: str, fault: Fault, error: str) -> Delta:
+    return Delta(request_id=request_id, finish=FinishReason.ERROR, fault=fault, error=error)

@@ -1,8 +1,11 @@
 """The KV cache: pages of keys and values, and for each slot the table of the pages that its sequence holds."""
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 class KvCache:
@@ -24,10 +27,8 @@ class KvCache:
         dtype: torch.dtype,
     ) -> None:
         self.block_size = block_size
-        # Zeros, since a kernel may multiply what lies in unwritten places by a weight of zero. The system hands out pages on first touch.
-        shape = (blocks, kv_heads, block_size, head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self._pages = _zeros((2, layers, blocks, kv_heads, block_size, head_dim), device, dtype)
+        self.keys, self.values = list(self._pages[0]), list(self._pages[1])
         self.tables = torch.zeros((slots, blocks_per_slot), device=device, dtype=torch.int32)
 
     @staticmethod
@@ -38,3 +39,16 @@ class KvCache:
     def assign(self, slot: int, first_block: int, blocks: Sequence[int]) -> None:
         """Entries [first_block, first_block + len(blocks)) of the slot's table."""
         self.tables[slot, first_block : first_block + len(blocks)] = torch.tensor(blocks, dtype=torch.int32, device=self.tables.device)
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Forget what an earlier owner wrote: a kernel may multiply what lies behind a sequence's end by a weight of zero, and zero times
+        a number that is none is none.
+        """
+        self._pages.index_fill_(2, torch.tensor(blocks, device=self._pages.device), 0)
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """On a CPU numpy's: the system hands out their pages on first touch, where torch writes them all, which takes a second for each GB."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

@@ -3,7 +3,7 @@
 A function of the generated ids alone: feeding it the ids of an earlier run brings it to exactly the state that run was in.
 """
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from headrace.request import Sampling
@@ -27,8 +27,12 @@ class Output:
         self._stops = StopMatcher(sampling.stop)
         self._count = 0
 
+    def replay(self, token_ids: Iterable[int]) -> FinishReason | None:
+        """Tokens of an earlier run, whose text is with the client. Returns how they ended, if they did. Raises TokenizerFailed."""
+        return next((shown.finish for shown in map(self.add, token_ids) if shown.finish), None)
+
     def add(self, token_id: int) -> Shown:
-        """One generated token. With the last one comes all text held back till then."""
+        """One generated token. With the last one comes all text held back till then. Raises TokenizerFailed."""
         self._count += 1
         ended = token_id in self._eos_ids
         text, stopped = self._stops.push("" if ended else self._detokenizer.add(token_id))

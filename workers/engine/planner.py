@@ -15,6 +15,9 @@ from headrace.request import Sampling
 from workers.engine.block_pool import BlockPool
 from workers.engine.sequence import Sequence, SequenceState
 
+CALM_STEPS = 32
+"""Steps without a lack of memory after which a budget that was cut is doubled."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -53,7 +56,8 @@ class Planner:
     def __init__(self, pool: BlockPool, *, block_size: int, max_running: int, token_budget: int) -> None:
         self._pool = pool
         self._block_size = block_size
-        self._token_budget = token_budget
+        self._token_budget = self._full_budget = token_budget
+        self._calm_steps = self._refusals = 0
         self._free_slots = list(range(max_running - 1, -1, -1))
         self._sequences: dict[str, Sequence] = {}
         # Both in order of urgency. Lists of at most hundreds: sorting an almost sorted list is cheaper than a tree.
@@ -124,6 +128,23 @@ class Planner:
         """The plan has been computed."""
         for row in plan.rows:
             self._sequences[row.sequence_id].computed += len(row.token_ids)
+        self._refusals = 0
+        self._calm_steps += 1
+        if self._calm_steps >= CALM_STEPS:
+            self._token_budget = min(2 * self._token_budget, self._full_budget)
+            self._calm_steps = 0
+
+    def shrink(self, plan: Plan) -> bool:
+        """The plan did not fit the device's memory: the next ones compute half as much, until things have been calm for a while.
+
+        Nothing is preempted for it: what a sequence holds lies in the cache, which does not grow. False for a plan of one token, the least
+        there is, that was refused at the second try; the budget is whole again then, as the caller removes the sequence.
+        """
+        self._calm_steps = 0
+        self._refusals += 1
+        hopeless = plan.token_count == 1 and self._refusals > 1
+        self._token_budget = self._full_budget if hopeless else max(1, plan.token_count // 2)
+        return not hopeless
 
     def check(self) -> None:
         """Raises AssertionError unless every block and slot has exactly one owner and every sequence keeps its invariant."""

@@ -1,5 +1,7 @@
 """The runner computes a plan: plan → tensors → logits of the sampled rows → their next tokens."""
 
+from functools import partial
+
 import torch
 
 from headrace.errors import ModelUnavailable, SettingsError
@@ -18,7 +20,7 @@ class OutOfMemory(Exception):
 
 
 class Runner:
-    """A model and its KV cache on one device."""
+    """A model on one device and, once `open`, its KV cache."""
 
     def __init__(self, config: EngineConfig, folder: ModelFolder) -> None:
         """Raises ModelUnavailable if the model cannot be loaded, SettingsError if the KV memory holds no block."""
@@ -32,27 +34,33 @@ class Runner:
         self.blocks = config.kv_memory_mb * 2**20 // block_bytes
         if self.blocks < 1:
             raise SettingsError(f"kv_memory_mb={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+        self._new_cache = partial(
+            KvCache,
+            layers=shape.layers,
+            block_size=config.block_size,
+            kv_heads=shape.heads.kv,
+            head_dim=shape.heads.dim,
+            slots=config.max_running,
+            blocks_per_slot=-(-folder.context_length // config.block_size),
+            device=self.device,
+            dtype=dtype,
+        )
+        self._heads = shape.heads
         with torch.inference_mode():
             self._model = Llama(shape, Weights(folder.path, device=self.device, dtype=dtype), self.device)
-            self._cache = KvCache(
-                layers=shape.layers,
-                blocks=self.blocks,
-                block_size=config.block_size,
-                kv_heads=shape.heads.kv,
-                head_dim=shape.heads.dim,
-                slots=config.max_running,
-                blocks_per_slot=-(-folder.context_length // config.block_size),
-                device=self.device,
-                dtype=dtype,
-            )
-        self._attention = self._make_attention(shape)
 
-    def _make_attention(self, shape: LlamaShape) -> Attention:
+    def open(self, blocks: int) -> None:
+        """Make the KV cache, in place of an earlier one. Must precede `run`."""
+        with torch.inference_mode():
+            self._cache = self._new_cache(blocks=blocks)
+        self._attention = self._make_attention()
+
+    def _make_attention(self) -> Attention:
         if self.device.type != "cpu":
-            return TorchAttention(self._cache, shape.heads)
+            return TorchAttention(self._cache, self._heads)
         from workers.engine.attention_numba import NumbaAttention  # numba takes a while to import and is of use on CPUs only
 
-        return NumbaAttention(self._cache, shape.heads)
+        return NumbaAttention(self._cache, self._heads)
 
     def run(self, plan: Plan) -> list[int | None]:
         """The next token of each row of the plan that samples, in order; None where its logits are not numbers. Raises OutOfMemory.
@@ -65,16 +73,18 @@ class Runner:
             for row in plan.rows:
                 if row.new_blocks:
                     self._cache.assign(row.slot, row.first_block, row.new_blocks)
+            if new := [block for row in plan.rows for block in row.new_blocks]:
+                self._cache.clear(new)
         try:
             with torch.inference_mode():
                 logits = self._model(self._batch(plan), self._attention)
                 return sample(logits, draws) if draws else []
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemory(str(error)) from error
+            raise OutOfMemory(_first_line(error)) from error
         except RuntimeError as error:
             if "can't allocate memory" not in str(error):  # torch's CPU allocator has no exception class of its own
                 raise
-            raise OutOfMemory(str(error)) from error
+            raise OutOfMemory(_first_line(error)) from error
 
     def _batch(self, plan: Plan) -> Batch:
         token_ids: list[int] = []
@@ -105,3 +115,8 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelUnavailable(f"torch device {name!r} cannot be used: {error}") from error
     return device
+
+
+def _first_line(error: BaseException) -> str:
+    """A CUDA allocator's message is a paragraph, and a MemoryError has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -123,7 +123,9 @@ def reference(demo_model: Path) -> Reference:
 
 @pytest.fixture(scope="module")
 def engine(demo_model: Path) -> PagedEngine:
-    return PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=256))
+    engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=256))
+    engine.open()
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,7 @@ def test_all_at_once(unbroken: dict[int, Answer], reference: Reference) -> None:
 
 def test_prompts_in_small_chunks(demo_model: Path, reference: Reference) -> None:
     engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=64, max_running=8, token_budget=13, block_size=8))
+    engine.open()
     answers = {i: Answer([]) for i in range(64)}
     for i in answers:
         engine.add(ask(reference, i))
@@ -156,6 +159,7 @@ def test_prompts_in_small_chunks(demo_model: Path, reference: Reference) -> None
 
 def test_a_pool_so_small_that_sequences_are_preempted(demo_model: Path, reference: Reference) -> None:
     engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=12, block_size=4))
+    engine.open()
     answers = {i: Answer([]) for i in range(64)}
     for i in answers:
         engine.add(ask(reference, i, priority=i % 3))

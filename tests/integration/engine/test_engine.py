@@ -12,15 +12,20 @@ from headrace.errors import ModelUnavailable, SettingsError
 from headrace.request import Sampling
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
-from workers.engine.runner import OutOfMemory
 from workers.ports import Delta, EngineRequest, FinishReason
 
 PROMPT = (10, 20, 30, 40, 50)
 
 
+def open_engine(folder: Path, **fields: Any) -> PagedEngine:
+    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1, **fields))
+    engine.open()
+    return engine
+
+
 @pytest.fixture
 def engine(make_model: Callable[..., Path]) -> PagedEngine:
-    return PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=1, block_size=8, max_running=4))
+    return open_engine(make_model(), block_size=8, max_running=4)
 
 
 def greedy(max_tokens: int = 12, **fields: Any) -> Sampling:
@@ -67,13 +72,13 @@ def test_max_tokens_ends_with_length(engine: PagedEngine) -> None:
 
 def test_end_of_text_is_a_token_without_text(make_model: Callable[..., Path]) -> None:
     folder = make_model()
-    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
+    engine = open_engine(folder)
     engine.add(ask(sampling=greedy(12, ignore_eos=True)))
     ids = ids_of(run(engine)["a"])
     # The token the model says third is made its end-of-text.
     for file in ("config.json", "generation_config.json"):
         (folder / file).write_text((folder / file).read_text().replace('"eos_token_id": 256', f'"eos_token_id": {ids[2]}'))
-    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
+    engine = open_engine(folder)
     engine.add(ask())
     _first, _second, third = run(engine)["a"]
     assert third.token_ids == (ids[2],)
@@ -101,7 +106,7 @@ def test_a_request_that_can_never_run_is_an_error_of_its_own(engine: PagedEngine
 
 def test_a_request_larger_than_the_whole_cache_is_refused(make_model: Callable[..., Path]) -> None:
     folder = make_model(max_position_embeddings=4096)
-    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))  # 512 bytes a token: 2,048 tokens
+    engine = open_engine(folder)  # 512 bytes a token: 2,048 tokens
     engine.add(ask(prompt=(1,) * 2000, sampling=greedy(49)))
     (delta,) = engine.step(0)
     assert delta.error == "prompt (2000 tokens) and max_tokens (49) exceed the KV cache of 2048 tokens"
@@ -149,66 +154,6 @@ def test_capacity_counts_slots_and_tokens(engine: PagedEngine) -> None:
     assert engine.capacity(2) == before
 
 
-def test_logits_that_are_no_numbers_fail_their_request_alone(make_model: Callable[..., Path]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = make_model()
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
-    tensors["model.embed_tokens.weight"][77] = float("nan")
-    save_file(tensors, file, metadata={"format": "pt"})
-    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
-    engine.add(ask("bad", prompt=(5, 77)))
-    engine.add(ask("good", sampling=greedy(4, ignore_eos=True)))
-    engine.add(ask("hot", sampling=Sampling(max_tokens=4, temperature=1.0, seed=1, ignore_eos=True)))
-    deltas = run(engine)
-    assert deltas["bad"] == [
-        Delta(request_id="bad", finish=FinishReason.ERROR, error="the model's output for this request is not a number")
-    ]
-    assert len(ids_of(deltas["good"])) == 4
-    assert len(ids_of(deltas["hot"])) == 4
-    # The blocks that held the nonsense are used again.
-    engine.add(ask("next", sampling=greedy(4, ignore_eos=True)))
-    assert ids_of(run(engine)["next"]) == ids_of(deltas["good"])
-
-
-def test_out_of_memory_costs_the_request_that_asked_for_most(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = engine._runner.run
-
-    def run_short_of_memory(plan: Any) -> list[int | None]:
-        if plan.token_count > 40:
-            raise OutOfMemory("no room")
-        return compute(plan)
-
-    monkeypatch.setattr(engine._runner, "run", run_short_of_memory)
-    engine.add(ask("small"))
-    engine.add(ask("large", prompt=(9,) * 60))
-    deltas = run(engine)
-    assert deltas["large"] == [Delta(request_id="large", finish=FinishReason.ERROR, error="the engine ran out of memory: no room")]
-    assert deltas["small"][-1].finish is not None
-    assert engine.stats().kv_tokens_used == 0
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
-)
-def test_what_allocators_raise_is_one_requests_error(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    model, calls = engine._runner._model, iter([error])
-
-    def fail_once(*arguments: Any) -> Any:
-        for failure in calls:
-            raise failure
-        return model(*arguments)
-
-    monkeypatch.setattr(engine._runner, "_model", fail_once)
-    engine.add(ask("first", prompt=(1,) * 20))
-    engine.add(ask("second", sampling=greedy(3, ignore_eos=True)))
-    deltas = run(engine)
-    assert deltas["first"][0].finish is FinishReason.ERROR
-    assert len(ids_of(deltas["second"])) == 3
-
-
 def test_any_other_fault_of_a_step_is_the_engines(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("shapes differ")
@@ -219,11 +164,15 @@ def test_any_other_fault_of_a_step_is_the_engines(engine: PagedEngine, monkeypat
         engine.step(0)
 
 
-def test_warm_up_leaves_no_trace(engine: PagedEngine) -> None:
-    before = engine.stats()
+def test_warm_up_leaves_no_trace_and_takes_no_cache(make_model: Callable[..., Path]) -> None:
+    engine = PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=64))
     engine.warm_up()
-    after = engine.stats()
-    assert (after.steps, after.running, after.waiting, after.kv_tokens_used) == (before.steps, 0, 0, 0)
+    cache = engine._runner._cache
+    assert sum(pages.nbytes for pages in (*cache.keys, *cache.values)) < 2**20
+    engine.open()
+    stats = engine.stats()
+    assert (stats.steps, stats.running, stats.waiting, stats.kv_tokens_used) == (0, 0, 0, 0)
+    assert engine.capacity(2).tokens == stats.kv_tokens_total == 64 * 2**20 // 512
     assert engine.step(0) == []
 
 

@@ -57,6 +57,45 @@ async def test_a_killed_child_is_started_again_and_its_death_reported(tmp_path: 
             os.kill(pid, 0)
 
 
+async def test_a_child_that_ends_by_itself_is_reported_and_started_again(tmp_path: Path) -> None:
+    """However cleanly: somebody counted on it."""
+    file, starts, deaths = tmp_path / "pids", list[int](), list[int]()
+
+    async def on_death(start: int) -> None:
+        deaths.append(start)
+
+    supervised = Supervised("brief", lambda _: child(ANNOUNCE, file), on_start=starts.append, on_death=on_death)
+    running = asyncio.ensure_future(supervised.run())
+
+    async def twice() -> bool:
+        return len(deaths) == 2
+
+    await eventually(twice, pause=0.01)
+    await supervised.stop(grace=5)
+    await running
+    assert deaths[:2] == starts[:2] == [0, 1]
+
+
+async def test_a_child_is_nudged_and_told_to_stop_through_one_pipe(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    nudged = (
+        "import sys, time; from headrace.supervise import stop_with_parent; turn = stop_with_parent(); "
+        "open(sys.argv[1], 'a').write('ready '); turn.result(); open(sys.argv[1], 'a').write('nudged'); time.sleep(60)"
+    )
+    supervised = Supervised("nudged", lambda _: child(nudged, file))
+    running = asyncio.ensure_future(supervised.run())
+
+    async def says(words: str) -> bool:
+        return file.exists() and file.read_text() == words
+
+    await eventually(lambda: says("ready "), pause=0.01)
+    supervised.nudge()
+    supervised.nudge()
+    await eventually(lambda: says("ready nudged"), pause=0.01)
+    await supervised.stop(grace=5)
+    await running
+
+
 async def test_exit_code_78_is_not_tried_again(tmp_path: Path) -> None:
     log = tmp_path / "log"
     supervised = Supervised(

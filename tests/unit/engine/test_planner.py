@@ -2,7 +2,7 @@
 
 from headrace.request import Sampling
 from workers.engine.block_pool import BlockPool
-from workers.engine.planner import Plan, Planner
+from workers.engine.planner import CALM_STEPS, Plan, Planner
 from workers.engine.sequence import Sequence
 
 BLOCK = 4
@@ -169,3 +169,36 @@ def test_room_counts_what_lesser_priorities_would_yield() -> None:
     assert planner.room(2) == (0, 0)
     assert planner.room(1) == (1, 8)
     assert planner.room(0) == (2, 16)
+
+
+def test_a_budget_that_was_cut_comes_back_step_by_step() -> None:
+    planner = make_planner(blocks=1_000, token_budget=32)
+    add(planner, "a", 3_000)
+    assert planner.shrink(planner.plan())
+    assert planner.shrink(planner.plan())
+    counts = [advance(planner).token_count for _ in range(3 * CALM_STEPS)]
+    assert counts == [8] * CALM_STEPS + [16] * CALM_STEPS + [32] * CALM_STEPS
+
+
+def test_a_single_token_cannot_be_cut_and_the_budget_is_whole_for_the_others() -> None:
+    planner = make_planner(token_budget=32)
+    add(planner, "a", 300)
+    add(planner, "b", 300)
+    shrunk = 0
+    while planner.shrink(plan := planner.plan()):
+        shrunk += 1
+    assert shrunk == 5
+    [row] = plan.rows
+    assert (row.sequence_id, row.token_ids) == ("a", (0,))
+    planner.remove("a")
+    assert advance(planner).token_count == 32
+
+
+def test_a_single_token_is_tried_twice() -> None:
+    planner = make_planner()
+    add(planner, "a", 1)
+    for _ in range(3):
+        assert planner.shrink(planner.plan())
+        advance(planner)
+    assert planner.shrink(planner.plan())
+    assert not planner.shrink(planner.plan())

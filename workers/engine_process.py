@@ -1,0 +1,81 @@
+"""An engine process as its supervisor sees it: kept alive, told when its turn has come, and killed when it hangs."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from headrace.supervise import Supervised
+from workers.pulse import LOOK_S, Patience, Pulse, Watch
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[[str, int], Sequence[str]]
+"""Worker id and the descriptor of its pulse → command line."""
+
+
+class EngineProcess:
+    """Every start of it has an id of its own, so that reaping a dead one can never touch its successor's jobs."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Command,
+        patience: Patience,
+        *,
+        on_start: Callable[["EngineProcess"], None],
+        on_death: Callable[["EngineProcess", str], Awaitable[None]],
+    ) -> None:
+        """`on_death` also gets the id of the one that died."""
+        self._name = name
+        self._patience = patience
+        self._on_start = on_start
+        self._pulse = Pulse.create()
+        self._watch = Watch(patience, self._pulse.beats)
+        self._child = Supervised(
+            "the engine process",
+            lambda start: command(self._id(start), self._pulse.fd),
+            on_start=self._started,
+            on_death=lambda start: on_death(self, self._id(start)),
+            pass_fds=(self._pulse.fd,),
+        )
+
+    @property
+    def lives(self) -> bool:
+        return self._child.lives
+
+    async def run(self) -> None:
+        """Until `stop`. Raises ChildMisconfigured."""
+        watching = asyncio.ensure_future(self._keep_watch())
+        try:
+            await self._child.run()
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            self._pulse.close()
+
+    async def stop(self, grace: float) -> None:
+        await self._child.stop(grace)
+
+    def begin(self) -> None:
+        """Its turn has come: it takes work as soon as it can."""
+        self._child.nudge()
+
+    def _id(self, start: int) -> str:
+        return f"{self._name}.{start}"
+
+    def _started(self, _start: int) -> None:
+        self._watch = Watch(self._patience, self._pulse.beats)
+        self._on_start(self)
+
+    async def _keep_watch(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = time.monotonic()
+            if self._child.lives and self._watch.hangs(self._pulse.beats, self._pulse.median_step_s, now - last):
+                logger.critical("%s hangs and is killed", self._id(self._child.restarts))
+                self._child.kill()
+            last = now
