@@ -14,11 +14,11 @@ from headrace.queues import rules
 from headrace.queues.bell import Bells
 from headrace.queues.claims import ClaimMemory
 from headrace.queues.lane import LaneQueue
-from headrace.queues.meter import Meter
+from headrace.queues.meters import Meters
 from headrace.queues.quarantine import Quarantine, Suspect
 from headrace.queues.record import Ended, Place, Record
-from headrace.queues.rules import Bound, QueueLimits
-from headrace.request import Lane, Request, encode_request
+from headrace.queues.rules import QueueLimits
+from headrace.request import Lane, encode_request
 from headrace.state import TERMINAL, State
 
 _WRITTEN = (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE)
@@ -44,8 +44,7 @@ class MemoryQueue:
         self._reports: dict[str, tuple[int, WorkerStatus]] = {}
         self._log_bells, self._work_bells = Bells(), Bells()
         self._last_arrival = 0
-        self._meter = Meter()
-        self._tenants: dict[str, Meter] = {}
+        self._meters = Meters()
 
     # Submitters
 
@@ -67,7 +66,7 @@ class MemoryQueue:
             return Accepted(first.id, replayed=True)
         if request.id in self._jobs or self._tomb(request.id) is not None:
             return Accepted(request.id, replayed=True)
-        self._admit(request, now)
+        self._meters.admit(request, self._limits, now)
         # Two arrivals in one tick keep their order.
         self._last_arrival = max(self._last_arrival + 1, now * 1000)
         job = Record(
@@ -240,24 +239,6 @@ class MemoryQueue:
 
     # Transitions
 
-    def _admit(self, request: Request, now: int) -> None:
-        """Raises QueueFull, TenantFull, RequestTooLarge."""
-        own = self._tenants.get(request.tenant) or Meter()
-        for bound, meter in zip(Bound, (self._meter, self._meter, own, own), strict=True):
-            self._keep_below(bound, meter, request.cost, now)
-        self._tenants[request.tenant] = own
-        for meter in (self._meter, own):
-            meter.enter(request.cost, now)
-
-    def _keep_below(self, bound: Bound, meter: Meter, cost: int, now: int) -> None:
-        limit, drained = rules.limit_of(bound, self._limits), meter.drained(now)
-        if bound in (Bound.JOBS, Bound.TENANT_JOBS):
-            current, more, left = meter.live, 1, drained.jobs
-        else:
-            current, more, left = meter.cost, cost, drained.cost
-        if current + more > limit:
-            raise rules.refusal(bound, limit, cost=cost, current=current, drained=left, span_ms=drained.span_ms)
-
     def _sweep(self, due: Callable[[Record], int | None], limit: int, move: Callable[[Record], object]) -> int:
         now = self._clock()
         jobs = sorted((when, job.place) for job in self._jobs.values() if (when := due(job)) is not None and when <= now)[:limit]
@@ -387,10 +368,7 @@ class MemoryQueue:
             self._dequeue(job)
         job.state, job.reason, job.ended_ms, job.worker = state, reason, self._clock(), ""
         job.lease_due = job.delay_due = job.viewer_due = None
-        for meter in (self._meter, self._tenants[job.tenant]):
-            meter.leave(job.cost, job.ended_ms)
-        if self._tenants[job.tenant].live == 0:
-            del self._tenants[job.tenant]
+        self._meters.leave(job.tenant, job.cost, job.ended_ms)
         job.log.append(LogEntry(position=LogPosition(job.epoch, job.committed + 1), end=state, reason=reason))
         self.outbox.append(Ended(job.ended_ms, job.id, job.tenant, state, reason))
         self._log_bells.ring([job.id])

@@ -50,6 +50,11 @@ def next_window(window: int, waiting: int) -> int:
     return max(window // 2, FIRST_WINDOW) if waiting > window // 2 else window
 
 
+def line_seed(job_id: str) -> int:
+    """The seed of a line that names none: the same whenever it is handed over, so that it cannot become two different requests."""
+    return int.from_bytes(sha256(job_id.encode()).digest()[:7], "big")
+
+
 def groups(found: Sequence[tuple[int, Job]], most: int) -> Iterator[list[tuple[int, Job]]]:
     """Lines with their jobs, in order, in groups of at most `most` tokens; a job that has more is alone."""
     group: list[tuple[int, Job]] = []
@@ -212,9 +217,7 @@ class Runner:
         job_id = self._job_id(line)
         parsed = parse_line(self._lines[line])
         try:
-            # The seed follows from the line too, so that handing it over twice cannot make two different requests.
-            seed = int.from_bytes(sha256(job_id.encode()).digest()[:7], "big")
-            return draft(read_body(parsed, self._batch.new.endpoint), self._resources.prompters, seed)
+            return draft(read_body(parsed, self._batch.new.endpoint), self._resources.prompters, line_seed(job_id))
         except ModelNotFound as error:
             # It was served when the input was checked: like any accepted request, the line waits until it is again.
             raise ModelUnavailable(error.message) from error

@@ -1,9 +1,12 @@
 """The work on a batch, cut off before and behind every single call that leaves the process: the next clerk makes the same files."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,16 @@ import pytest
 from headrace.batch import Batch, BatchStatus, NewBatch
 from headrace.batch_ports import BlobStore
 from headrace.embedded import EmbeddedValkey
-from headrace.errors import FileNotKnown
+from headrace.errors import BatchNotFound, FileNotKnown
 from headrace.file import Purpose
 from headrace.files.folder import FolderBlobs
 from headrace.files.journal import Journal
-from headrace.files.workspace import workspaces
+from headrace.files.workspace import Workspace, workspaces
 from headrace.ids import line_job_id, new_batch_id, new_file_id
 from headrace.ports import JobQueue
 from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
-from headrace.request import Endpoint, Request
+from headrace.request import Endpoint, Lane, Request
 from headrace.state import State
 from headrace.testing.cut import Cut, Killed, Pause
 from headrace.testing.eventually import eventually
@@ -30,10 +33,11 @@ from headrace.testing.registry_bench import RegistryBench
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker, pangram
 from headrace.testing.words import WordPrompter
 from scheduler.batches.clerk import Clerk
-from scheduler.batches.hold import LEASE_MS
+from scheduler.batches.hold import LEASE_MS, Hold
 from scheduler.batches.lines import Index
 from scheduler.batches.resources import Resources
-from scheduler.batches.sweep import sweep
+from scheduler.batches.run import line_seed
+from scheduler.batches.sweep import ORPHAN_S, sweep
 from scheduler.batches.validate import InputLimits
 
 TENANT = "alice"
@@ -288,6 +292,7 @@ async def test_a_cancelled_batch_keeps_what_is_done_and_accounts_for_every_line(
     assert all(one["error"]["code"] == "batch_cancelled" and one["response"] is None for one in errors)
     assert (batch.progress.completed, batch.progress.failed) == (len(answers), len(errors))
     assert (await site.queue.load()).running == 0
+    assert list(workspaces(site.root)) == []
 
 
 async def test_an_expired_batch_keeps_what_is_done_and_accounts_for_every_line(site: Site) -> None:
@@ -333,6 +338,96 @@ async def test_a_line_larger_than_the_queue_fails_alone(valkey: EmbeddedValkey, 
         assert [one["custom_id"] for one in site.content(batch.output_file_id)] == ["line-0", "line-2"]
         [error] = site.content(batch.error_file_id)
         assert error["response"]["body"]["error"]["code"] == "request_too_large"
+
+
+async def test_a_line_becomes_a_job_of_its_batch(site: Site) -> None:
+    """In the batch lane, with the batch's deadline, and the same seed whoever hands it over."""
+    site.pace.hold()
+    seen = []
+    for _ in range(2):
+        batch_id = await site.create(line(0))
+        await site.registries.advance(60_000)
+        await turns(site, batch_id, 1)
+        batch = await site.batch(batch_id)
+        job = await site.queue.get(TENANT, line_job_id(batch_id, 0, batch.created_ms, 1))
+        assert job.request.lane is Lane.BATCH
+        assert job.deadline_ms == batch.expires_ms
+        assert job.request.created == batch.created_ms // 1_000
+        seed = job.request.sampling.seed
+        await site.queue.cancel(TENANT, job.request.id)
+        await site.queue.forget([job.request.id])
+        seen.append((batch_id, seed))
+    assert seen[0][1] != seen[1][1]
+    runner_seeds = {line_seed(line_job_id(batch_id, 0, (await site.batch(batch_id)).created_ms, 1)) for batch_id, _ in seen}
+    assert runner_seeds == {seed for _, seed in seen}
+
+
+async def test_a_long_stretch_keeps_the_lease(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizing takes longer than the lease; the holder goes on renewing, and nobody else gets the batch meanwhile."""
+    monkeypatch.setattr("scheduler.batches.hold.RENEW_S", 0.01)
+    batch_id = await site.create(GOOD)
+    await site.work(batch_id, Cut(), until=lambda: True)
+    lease = await site.registries.batches.acquire(batch_id, "me", LEASE_MS)
+    assert lease is not None
+    hold = Hold(site.registries.batches, lease, clock=lambda: site.registries.now_ms / 1_000)
+    done = asyncio.Event()
+    keeping = asyncio.create_task(hold.keep(done.wait()))
+    for _ in range(3):
+        renewed = await site.registries.raw.hget(f"headrace:{{batches}}:record:{batch_id}", "until")
+        await site.registries.advance(LEASE_MS - 1)
+        await eventually(partial(renewed_since, site, batch_id, renewed))
+        assert await site.registries.batches.acquire(batch_id, "another", LEASE_MS) is None
+    done.set()
+    await keeping
+
+
+async def renewed_since(site: Site, batch_id: str, before: str) -> bool:
+    return bool(await site.registries.raw.hget(f"headrace:{{batches}}:record:{batch_id}", "until") != before)
+
+
+async def test_a_disk_fault_only_makes_a_batch_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_journal: Journal, _results: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    batch_id = await site.create(GOOD)
+    with monkeypatch.context() as disk:
+        disk.setattr(Journal, "append", full)
+        await site.work(batch_id, Cut())
+        assert await site.registries.batches.dispatch(10, 1_000) == []  # not at once
+    check_complete(site, await site.finish(batch_id))
+
+
+async def test_a_sweep_takes_what_nobody_knows_once_it_is_old(site: Site) -> None:
+    young, old = site.blobs.scratch(), site.blobs.scratch()
+    ids = {}
+    for scratch, age in ((young, 0), (old, 2 * ORPHAN_S)):
+        scratch.write_bytes(b"bytes")
+        ids[scratch] = new_file_id()
+        then = time.time() - age
+        os.utime(scratch, (then, then))
+        site.blobs.publish(scratch, ids[scratch])
+    Workspace(site.root, new_batch_id()).create()
+    await site.sweep()
+    assert [blob for blob, _ in site.blobs.stored()] == [ids[young]]
+    assert list(workspaces(site.root)) == []
+
+
+async def test_batches_are_forgotten_after_their_retention(site: Site) -> None:
+    batch_id = await site.create(b"")
+    await site.finish(batch_id)
+    await sweep(site.resources(Cut()), retention_ms=3_600_000)
+    assert (await site.batch(batch_id)).status is BatchStatus.FAILED
+    await site.registries.advance(3_600_001)
+    await sweep(site.resources(Cut()), retention_ms=3_600_000)
+    with pytest.raises(BatchNotFound):
+        await site.batch(batch_id)
+
+
+async def test_made_files_live_as_long_as_was_asked(site: Site) -> None:
+    for ttl_s, kept_s in ((7_200, 7_200), (None, 1_000)):
+        batch = await site.finish(await site.create(GOOD, output_ttl_s=ttl_s))
+        record = await site.registries.files.get(TENANT, batch.output_file_id or "")
+        assert record.expires_ms == record.created_ms + 1_000 * kept_s
 
 
 async def test_expired_files_go_and_files_in_use_stay(site: Site) -> None:

@@ -79,6 +79,23 @@ def test_a_short_write_is_an_error_and_the_next_one_heals_it(journal: Journal, m
     assert len(journal) == 2
 
 
+def test_a_record_that_was_altered_is_passed_over(journal: Journal, tmp_path: Path) -> None:
+    journal.append([result(0), result(1)])
+    path = tmp_path / "journal"
+    path.write_bytes(path.read_bytes().replace(b'{"line":0}', b'{"line":7}'))
+    again = Journal(path)
+    again.refresh()
+    assert 0 not in again
+    assert list(again.answers()) == [b'{"line":1}\n']
+
+
+def test_what_was_appended_is_on_the_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    journal.append([result(0)])
+    assert len(synced) == 1
+
+
 @given(
     batches=st.lists(st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.binary(max_size=12)), max_size=4), max_size=6),
     cuts=st.lists(st.integers(0, 400), max_size=3),
