@@ -325,9 +325,12 @@ async def test_a_result_that_was_purged_unread_fails_its_line_alone(site: Site) 
     assert batch.progress.completed == LINES - 1
 
 
-async def test_a_full_queue_only_makes_a_batch_wait(valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limits", [QueueLimits(max_live_jobs=2), QueueLimits(max_tenant_jobs=2), QueueLimits(max_tenant_cost=60)])
+async def test_a_full_queue_only_makes_a_batch_wait(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: QueueLimits
+) -> None:
     monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
-    async with open_site(valkey.url, tmp_path, limits=QueueLimits(max_live_jobs=2)) as site:
+    async with open_site(valkey.url, tmp_path, limits=limits) as site:
         check_complete(site, await site.finish(await site.create(GOOD)))
 
 
