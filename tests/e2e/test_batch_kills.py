@@ -14,11 +14,12 @@ import pytest
 
 from headrace.model_folder import DEMO_MODEL
 from headrace.settings import load_settings
+from headrace.testing.scale import FULL_SIZE
 from headrace.testing.tree import ENGINE, Tree, running_tree
 from headrace.wire.prompter import FolderPrompter
 from workers.backends.scripted import answer_to, text_of
 
-LINES = 500
+LINES = 500 if FULL_SIZE else 200
 TOKENS = 100
 WITHIN_S = 240.0
 VICTIMS = ("api", "engine", "clerk", "scheduler", "valkey")

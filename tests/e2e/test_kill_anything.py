@@ -9,10 +9,11 @@ from redis import Redis
 
 from headrace.model_folder import DEMO_MODEL
 from headrace.testing.eventually import eventually
+from headrace.testing.scale import FULL_SIZE
 from headrace.testing.tree import Tree, running_tree
 
 RUNNING = 20
-JOBS = 120
+JOBS = 120 if FULL_SIZE else 40
 TOKENS = 12
 OUTBOX = "headrace:{00}:outbox"
 LOG = "headrace:{00}:log:"
