@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from headrace.client import DONE, parse_events
+from headrace.client import DONE, lines_of, parse_events
 from headrace.cursor import parse_cursor
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
@@ -164,7 +164,7 @@ def kill_in_mid_sentence(http: httpx.Client, model: str, tally: Tally) -> None:
     }
     cursors, text, job_id, killed_at = [], "", "", 0.0
     with http.stream("POST", "/v1/chat/completions", json=body) as response:
-        for event in parse_events(response.raise_for_status().iter_lines()):
+        for event in parse_events(lines_of(response.raise_for_status().iter_bytes())):
             cursors.append(parse_cursor(event.id, param="id"))
             if event.data == DONE:
                 break

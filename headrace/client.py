@@ -1,6 +1,8 @@
-"""A client of the event streams that resumes by itself: cut connections and restarted servers cost time, never a token.
+"""A client of the event streams that resumes by itself: cut connections and restarted servers cost time, never a token or one shown twice.
 
 POST /v1/chat/completions ──► events … ✂ ──► GET /v1/jobs/<id>/events, Last-Event-ID: <last seen> ──► the rest
+
+Every connection may go to another replica.
 """
 
 import json
@@ -13,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from headrace.errors import HeadraceError
+from headrace.cursor import Cursor, parse_cursor
+from headrace.errors import CursorInvalid, HeadraceError
 
 DONE = "[DONE]"
 PATIENCE_S = 60.0
@@ -45,6 +48,18 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
             data = []
 
 
+def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Lines of a stream that arrives in any pieces; one without its end never happened.
+
+    httpx's own would do, but that it takes U+2028, U+2029 and U+0085 for ends of lines, and all three may stand in a model's text.
+    """
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")
+
+
 def stream_chat(client: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The chunks of one chat completion. Raises StreamFailed."""
     key = uuid.uuid4().hex  # a POST cut before its first event is repeated under the same key and finds the same job
@@ -71,45 +86,67 @@ def _events_of(client: httpx.Client, job_id: str, last_id: str) -> AbstractConte
 
 def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) -> Iterator[dict[str, Any]]:
     """Events of one stream over as many connections as it takes."""
-    last_id = ""
+    seen: Cursor | None = None
     failing_since: float | None = None
 
-    def heard(lines: Iterable[str]) -> Iterator[str]:
+    def heard(chunks: Iterable[bytes]) -> Iterator[str]:
         nonlocal failing_since
-        for line in lines:
+        for line in lines_of(chunks):
             failing_since = None  # a ping will do: the server is there, and the job waits for its turn
             yield line
 
     while True:
-        why: object = "it ended the stream before its end"
+        why, pause_s = "it ended the stream before its end", _RETRY_S
         try:
-            with connect(last_id) as response:
+            with connect("" if seen is None else str(seen)) as response:
                 _refuse_error(response)
-                for event in parse_events(heard(response.iter_lines())):
-                    last_id = event.id
+                for event in parse_events(heard(response.iter_bytes())):
+                    cursor = _cursor(event)
+                    if seen is not None and cursor <= seen:
+                        continue
+                    seen = cursor
                     if event.data == DONE:
                         return
-                    chunk = json.loads(event.data)
-                    if "error" in chunk:
-                        raise StreamFailed(chunk["error"]["message"])
-                    yield chunk
-        except (httpx.TransportError, _Unavailable) as error:
-            why = error
+                    yield _chunk(event)
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+        except _Unavailable as error:
+            why, pause_s = str(error), max(_RETRY_S, error.pause_s)
         now = time.monotonic()
         failing_since = failing_since or now
-        if now - failing_since > PATIENCE_S:
-            raise StreamFailed(f"the server stayed away for {PATIENCE_S:.0f} s: {why}")
-        time.sleep(_RETRY_S)
+        if now + pause_s - failing_since > PATIENCE_S:
+            raise StreamFailed(f"the server stayed away for {now - failing_since:.0f} s: {why}")
+        time.sleep(pause_s)
+
+
+def _cursor(event: Event) -> Cursor:
+    try:
+        return parse_cursor(event.id, param="id")
+    except CursorInvalid as error:
+        raise StreamFailed(f"the server sent an event that cannot be resumed from: {error}") from None
+
+
+def _chunk(event: Event) -> dict[str, Any]:
+    chunk: dict[str, Any] = json.loads(event.data)
+    if "error" in chunk:
+        raise StreamFailed(chunk["error"]["message"])
+    return chunk
 
 
 class _Unavailable(Exception):
-    """The server asks to come back later."""
+    """The server asks to come back later, in `pause_s` if it says when."""
+
+    def __init__(self, why: str, pause_s: float) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
 
 
 def _refuse_error(response: httpx.Response) -> None:
     """Ours come in the envelope; a proxy in between answers as it likes."""
-    if response.is_server_error:
-        raise _Unavailable(f"status {response.status_code}")
+    if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        given = response.headers.get("retry-after", "")
+        pause_s = float(given) if given.isdecimal() else 0.0
+        raise _Unavailable(f"status {response.status_code}" + (f", come back in {pause_s:.0f} s" if pause_s else ""), pause_s)
     if response.status_code == 204:
         raise StreamFailed("the job has no more events")
     if response.is_error:

@@ -1,33 +1,58 @@
-"""A wire between client and server that can be cut at the worst moment: after the request went through, before its reply."""
+"""A wire between client and server that is bad as wires can be: slow, cut at the worst moment, or silent and yet there."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from socket import SO_LINGER, SOL_SOCKET
+from urllib.parse import urlsplit
+
+_PIECE = 65_536
+_TICKS_PER_S = 50
 
 
 class Proxy:
-    """Forwards TCP connections to a Unix socket. Set `drop_replies` to cut every connection that a reply arrives on."""
+    """Forwards TCP connections. Its attributes say what goes wrong, and may change at any time."""
 
     def __init__(self, upstream: str) -> None:
+        self.upstream = upstream
+        """Path of a Unix socket, or http://host:port. Another one is for the connections to come."""
         self.drop_replies = False
+        """Cut every connection that a reply arrives on: the request went through."""
         self.silent = False
         """Swallow everything in both directions and keep the connections: the peer looks alive and is not."""
+        self.cut_after: list[int] = []
+        """Bytes of replies after which the next connections are cut, one for each; the later ones are whole."""
+        self.reset = False
+        """A cut is a reset and not an end."""
+        self.delay_s = 0.0
+        """Every piece is late by so much, either way."""
+        self.throttle: int | None = None
+        """Bytes of replies per second and connection."""
         self.dropped = 0
         self.accepted = 0
         """Connections so far."""
         self.port = 0
-        self._upstream = upstream
         self._pipes: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
-        requests = asyncio.create_task(self._pipe(reader, up_writer, replies=False))
-        replies = asyncio.create_task(self._pipe(up_reader, writer, replies=True))
+        left = self.cut_after.pop(0) if self.cut_after else None
+        try:
+            up_reader, up_writer = await self._connect()
+        except OSError:
+            self._close(writer)
+            return
+        requests = asyncio.create_task(self._requests(reader, up_writer))
+        replies = asyncio.create_task(self._replies(up_reader, writer, left))
         self._pipes |= {requests, replies}
         await asyncio.wait({requests, replies}, return_when=asyncio.FIRST_COMPLETED)
         for writer_ in (writer, up_writer):
-            writer_.close()
+            self._close(writer_)
             with suppress(OSError):
                 await writer_.wait_closed()
         await asyncio.wait({requests, replies})
@@ -39,20 +64,54 @@ class Proxy:
             pipe.cancel()
         await asyncio.gather(*pipes, return_exceptions=True)
 
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, replies: bool) -> None:
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if "://" not in self.upstream:
+            return await asyncio.open_unix_connection(self.upstream)
+        where = urlsplit(self.upstream)
+        # A small buffer: a reader that is throttled must hold back the server, not fill the proxy.
+        return await asyncio.open_connection(where.hostname, where.port, limit=_PIECE)
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        if self.reset and not writer.transport.is_closing():
+            writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        else:
+            writer.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while data := await reader.read(65_536):
-                if replies and self.drop_replies:
+            while data := await reader.read(_PIECE):
+                await self._pass(data, writer)
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int | None) -> None:
+        with suppress(OSError):
+            while left != 0 and (data := await reader.read(self._piece(left))):
+                if self.drop_replies:
                     self.dropped += 1
                     return
-                if not self.silent:
-                    writer.write(data)
-                    await writer.drain()
+                if left is not None:
+                    left -= len(data)
+                await self._pass(data, writer)
+                if self.throttle is not None:
+                    await asyncio.sleep(len(data) / self.throttle)
+
+    def _piece(self, left: int | None) -> int:
+        most = _PIECE if self.throttle is None else max(1, self.throttle // _TICKS_PER_S)
+        return most if left is None else min(most, left)
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if self.silent:
+            return
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        writer.write(data)
+        await writer.drain()
 
 
 @asynccontextmanager
-async def proxy_to(socket_path: str) -> AsyncIterator[Proxy]:
-    proxy = Proxy(socket_path)
+async def proxy_to(upstream: str) -> AsyncIterator[Proxy]:
+    """To the path of a Unix socket, or http://host:port."""
+    proxy = Proxy(upstream)
     server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
