@@ -30,6 +30,8 @@ class Proxy:
         self.throttle: int | None = None
         """Bytes of replies per second and connection."""
         self.dropped = 0
+        self.swallowed = 0
+        """Pieces that `silent` has kept from the other side."""
         self.accepted = 0
         """Connections so far."""
         self.port = 0
@@ -101,6 +103,7 @@ class Proxy:
 
     async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
         if self.silent:
+            self.swallowed += 1
             return
         if self.delay_s:
             await asyncio.sleep(self.delay_s)

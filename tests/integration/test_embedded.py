@@ -65,6 +65,23 @@ def test_a_server_killed_while_it_rewrites_its_file_comes_back(tmp_path_factory:
     server.stop()
 
 
+def test_a_file_cut_off_in_its_last_write_keeps_all_before(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path)
+    server.start()
+    with client(server) as redis:
+        for number in range(100):
+            redis.set(f"key-{number}", "x" * 100)
+    server.process.kill()
+    server.process.wait()
+    [written] = tmp_path.glob("appendonlydir/*.incr.aof")
+    os.truncate(written, written.stat().st_size - 7)
+    server.start()
+    with client(server) as redis:
+        assert redis.dbsize() == 99, "the write that was cut was one nobody had been told of"
+        redis.set("goes on", 1)
+    server.stop()
+
+
 def test_a_long_path_is_served_over_tcp_on_loopback(tmp_path: Path) -> None:
     server = EmbeddedValkey(tmp_path / ("long-" * 25))
     server.start()

@@ -310,6 +310,15 @@ class TestRefusedWrites:
             await RedisQueue.connect(server.url.replace("unix://", "unix://user:secret@"))
         assert "secret" not in str(refused.value)
 
+    async def test_permissions_taken_away_are_an_outage_until_they_are_back(self, queue: RedisQueue, raw: Any) -> None:
+        job_id = await running(queue)
+        await raw.acl_setuser("default", commands=["-fcall"])
+        for call in (lambda: queue.accept(submission()), lambda: queue.append([append(job_id)]), queue.ping):
+            with pytest.raises(QueueUnavailable):
+                await call()
+        await raw.acl_setuser("default", commands=["+fcall"])
+        assert await queue.append([append(job_id)]) == [Verdict.OK]
+
     @pytest.mark.parametrize("url", ["http://:secret@host", "redis://:secret@host:port/0", "redis://:secret@host/0?db=x", ""])
     async def test_a_bad_url_is_a_settings_error(self, url: str) -> None:
         with pytest.raises(SettingsError, match="redis_url") as refused:

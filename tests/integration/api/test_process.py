@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.testing.api_process import ApiProcess, make_model
 from headrace.testing.eventually import eventually
+from headrace.testing.proxy import proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
 
 MODEL = "tiny"
@@ -103,6 +105,42 @@ async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, clean_valk
             pace.release()
             await reading
     assert texts == ["", *PANGRAM, ""]
+
+
+@pytest.mark.parametrize(("fault", "stored"), [("silent", False), ("drop_replies", True)], ids=["before", "behind"])
+async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
+    tmp_path: Path, clean_valkey: EmbeddedValkey, fault: str, stored: bool
+) -> None:
+    """It dies before its request has reached the store, or when the answer is on its way back: whoever repeats the call has one job."""
+    await asyncio.to_thread(make_model, tmp_path / MODEL)
+    key = {"idempotency-key": f"key-{fault}"}
+    async with proxy_to(unquote(urlsplit(clean_valkey.url).path)) as wire:
+        api = ApiProcess(f"redis://127.0.0.1:{wire.port}/0", tmp_path / MODEL)
+        async with httpx.AsyncClient(base_url=api.url, timeout=20) as http, connect(Settings(redis_url=clean_valkey.url)) as queue:
+
+            async def jobs() -> list[str]:
+                return [job.request.id for job in await queue.list_jobs("default", after=None, limit=9) if job.ended_ms is None]
+
+            async def sent() -> bool:
+                return bool(await jobs()) if stored else asking.done() or wire.swallowed > before
+
+            async with api.run() as process:
+                await api.ready(http)
+                before = wire.swallowed
+                setattr(wire, fault, True)
+                asking = asyncio.create_task(http.post("/v1/jobs", json=BODY, headers=key))
+                await eventually(sent, pause=0.01)
+                process.kill()
+                await process.wait()
+                with pytest.raises(httpx.TransportError):
+                    await asking
+            assert len(await jobs()) == stored
+            setattr(wire, fault, False)
+            async with api.run():
+                await api.ready(http)
+                again = await http.post("/v1/jobs", json=BODY, headers=key)
+            assert (again.status_code, again.headers.get("idempotent-replayed")) == (202, "true" if stored else None)
+            assert await jobs() == [again.json()["id"]]
 
 
 async def _length(texts: list[str], wanted: int) -> bool:
