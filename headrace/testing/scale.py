@@ -1,4 +1,4 @@
-"""How much the end-to-end tests do: enough to notice a fault by default, the full measure with FULL_SIZE=1."""
+"""How much the long tests do: enough to notice a fault by default, the full measure with FULL_SIZE=1."""
 
 import os
 

@@ -23,6 +23,7 @@ from headrace.queues.memory import MemoryQueue
 from headrace.registries.connect import connect
 from headrace.settings import Settings
 from headrace.testing.listening import listening
+from headrace.testing.scale import FULL_SIZE
 from headrace.testing.scripted_worker import ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
@@ -43,7 +44,7 @@ class NoArchive(Archive):
 SETTINGS = Settings(port=0, model=MODEL, shutdown_s=2)
 SCHEMA = schemathesis.openapi.from_dict(create_app(MemoryQueue(), NoArchive(), Catalog({MODEL: WordPrompter}), SETTINGS).openapi())
 OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)]
-EXAMPLES = 30
+EXAMPLES = 500 if FULL_SIZE else 20
 
 
 def can_be_wrong(operation: Any) -> bool:

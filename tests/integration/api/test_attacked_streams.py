@@ -19,6 +19,7 @@ from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
 from headrace.testing.proxy import Proxy, proxy_to
+from headrace.testing.scale import FULL_SIZE
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
@@ -77,7 +78,7 @@ class TestCuts:
         async with working(queue, ODD):
             yield
 
-    @pytest.mark.parametrize(("reset", "step"), [(False, 1), (True, 7)], ids=["ended", "reset"])
+    @pytest.mark.parametrize(("reset", "step"), [(False, 1), (True, 1 if FULL_SIZE else 7)], ids=["ended", "reset"])
     async def test_behind_every_byte_of_a_stream(self, http: httpx.AsyncClient, proxy: Proxy, reset: bool, step: int) -> None:
         """From the first byte of the headers to the last one of [DONE], until one connection brings it all."""
         job_id: str = (await http.post("/v1/jobs", json={"model": MODEL, "prompt": "hi"})).json()["id"]
