@@ -336,14 +336,14 @@ async def _cut(queue: CutQueue) -> bool:
 
 
 class SlowStep(ScriptedEngine):
-    """Its second step ends only when the test lets it."""
+    """The second step of a request ends only when the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.released = threading.Event()
 
     def step(self, timeout: float) -> list[Delta]:
-        if self._runs and self.stats().steps:
+        if any(run.position for run in self._runs.values()):
             self.released.wait(10)
         return super().step(timeout)
 
