@@ -18,12 +18,16 @@ $(VENV)/.ready: pyproject.toml Makefile
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# What runs a real model or a whole tree of processes takes the machine for itself; the rest runs two at a time.
+ALONE := tests/e2e tests/integration/engine tests/chaos
+
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/pytest $(wildcard $(ALONE))
 
 format: setup
 	$(BIN)/ruff format .

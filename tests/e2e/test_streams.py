@@ -19,7 +19,7 @@ from headrace.testing.eventually import eventually
 from headrace.testing.scale import FULL_SIZE
 from headrace.testing.tree import ENGINE, Tree
 
-STREAMS = 200 if FULL_SIZE else 64
+STREAMS = 200 if FULL_SIZE else 40
 PROMPTS = 20
 TOKENS = 24
 KILLS = 5 if FULL_SIZE else 2

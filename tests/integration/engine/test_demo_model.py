@@ -17,12 +17,15 @@ from transformers import AutoModelForCausalLM
 from headrace.chat_template import ChatTemplate
 from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
+from headrace.testing.scale import FULL_SIZE
 from headrace.tokenizer import Tokenizer
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.ports import Delta, EngineRequest, FinishReason
 
 NEW_TOKENS = 24
+PROMPTS = 64 if FULL_SIZE else 24
+"""Of those below, in the runs that are cut, preempted or resumed; all of them run at once."""
 TIE = 1e-3
 SUBJECTS = ("tea", "glaciers", "jazz", "π and √2", "bread 🥖", "chess", "the moon", "sorting")
 FORMS = (
@@ -148,7 +151,7 @@ def test_all_at_once(unbroken: dict[int, Answer], reference: Reference) -> None:
 def test_prompts_in_small_chunks(demo_model: Path, reference: Reference) -> None:
     engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=64, max_running=8, token_budget=13, block_size=8))
     engine.open()
-    answers = {i: Answer([]) for i in range(64)}
+    answers = {i: Answer([]) for i in range(PROMPTS)}
     for i in answers:
         engine.add(ask(reference, i))
     run(engine, answers)
@@ -160,7 +163,7 @@ def test_prompts_in_small_chunks(demo_model: Path, reference: Reference) -> None
 def test_a_pool_so_small_that_sequences_are_preempted(demo_model: Path, reference: Reference) -> None:
     engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=12, block_size=4))
     engine.open()
-    answers = {i: Answer([]) for i in range(64)}
+    answers = {i: Answer([]) for i in range(PROMPTS)}
     for i in answers:
         engine.add(ask(reference, i, priority=i % 3))
     run(engine, answers)
@@ -173,7 +176,7 @@ def test_a_pool_so_small_that_sequences_are_preempted(demo_model: Path, referenc
 def test_requests_that_come_and_go_and_resume_at_any_token(engine: PagedEngine, reference: Reference, unbroken: dict[int, Answer]) -> None:
     """Each is aborted after a random number of tokens and comes back later, among others, with what it had committed."""
     rng = random.Random(5)
-    answers = {i: Answer([]) for i in range(64)}
+    answers = {i: Answer([]) for i in range(PROMPTS)}
     outside = list(answers)
     rng.shuffle(outside)
     running: dict[int, int] = {}  # prompt → when it is to be aborted, in tokens
