@@ -1,0 +1,140 @@
+"""A store, a queue with a worker, and a folder: where clerks do their work."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from headrace.batch import Batch, BatchStatus, NewBatch
+from headrace.batch_ports import BlobStore
+from headrace.file import Purpose
+from headrace.files.folder import FolderBlobs
+from headrace.files.workspace import workspaces
+from headrace.ids import new_batch_id, new_file_id
+from headrace.ports import JobQueue
+from headrace.queues.memory import MemoryQueue
+from headrace.queues.rules import QueueLimits
+from headrace.request import Endpoint, Request
+from headrace.state import State
+from headrace.testing.cut import Cut
+from headrace.testing.eventually import eventually
+from headrace.testing.registry_bench import RegistryBench
+from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker, pangram
+from headrace.testing.words import WordPrompter
+from scheduler.batches.clerk import Clerk
+from scheduler.batches.resources import Resources
+from scheduler.batches.sweep import sweep
+from scheduler.batches.validate import InputLimits
+
+TENANT = "alice"
+WINDOW_MS = 3_600_000
+LINES = 5
+SENTENCE = "".join(PANGRAM)
+
+
+def line(number: int, **body: Any) -> bytes:
+    whole = {"model": "m", "messages": [{"role": "user", "content": f"line {number}"}], "max_tokens": 20} | body
+    return orjson.dumps({"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": whole}) + b"\n"
+
+
+GOOD = b"".join(line(number) for number in range(LINES))
+
+
+@dataclass
+class Site:
+    """A store, a queue with a worker, and a folder; clerks come and go."""
+
+    registries: RegistryBench
+    queue: MemoryQueue
+    root: Path
+    blobs: FolderBlobs
+    pace: Pace
+
+    async def upload(self, content: bytes) -> str:
+        scratch = self.blobs.scratch()
+        scratch.write_bytes(content)
+        record = self.registries.file(id=new_file_id(), tenant=TENANT, purpose=Purpose.BATCH, size=len(content))
+        self.blobs.publish(scratch, record.id)
+        await self.registries.add(record)
+        return record.id
+
+    async def create(self, content: bytes, **fields: Any) -> str:
+        file_id = await self.upload(content)
+        new = NewBatch(id=new_batch_id(), tenant=TENANT, endpoint=Endpoint.CHAT, input_file_id=file_id, **fields)
+        await self.registries.create(new, window_ms=WINDOW_MS)
+        return new.id
+
+    def resources(self, cut: Cut) -> Resources:
+        queue: JobQueue = cut.watch(self.queue)
+        blobs: BlobStore = cut.watch(self.blobs)
+        return Resources(
+            queue=queue,
+            files=cut.watch(self.registries.files),
+            batches=cut.watch(self.registries.batches),
+            blobs=blobs,
+            prompters=lambda model: WordPrompter(context_length=200),
+            root=self.root,
+            limits=InputLimits(bytes=1_000_000, lines=100, line_bytes=10_000),
+            file_ttl_s=1_000,
+            clock=lambda: self.registries.now_ms / 1_000,
+            now_ms=lambda: self.registries.now_ms,
+        )
+
+    async def batch(self, batch_id: str) -> Batch:
+        return await self.registries.batches.get(TENANT, batch_id)
+
+    async def work(self, batch_id: str, cut: Cut, until: Callable[[], bool] = lambda: False) -> None:
+        await Clerk(self.resources(cut)).work_on(batch_id, until)
+
+    async def sweep(self) -> None:
+        await sweep(self.resources(Cut()), retention_ms=10**9)
+
+    async def finish(self, batch_id: str) -> Batch:
+        """Let clerks work, as the dispatcher would send them, until the batch has ended."""
+
+        async def ended() -> Batch | None:
+            for due in await self.registries.batches.dispatch(10, 1_000):
+                await self.work(due, Cut())
+            await self.registries.advance(1_000)
+            batch = await self.batch(batch_id)
+            return batch if batch.status in ("completed", "failed", "expired", "cancelled") else None
+
+        return await eventually(ended)
+
+    def content(self, file_id: str | None) -> list[Any]:
+        if file_id is None:
+            return []
+        with self.blobs.open(file_id) as file:
+            return [orjson.loads(one) for one in file.read().splitlines()]
+
+
+def answer(request: Request) -> Script:
+    """A line whose limit is 13 fails; the others answer."""
+    return Script(("boom",), State.FAILED, "the script says so") if request.sampling.max_tokens == 13 else pangram(request)
+
+
+@asynccontextmanager
+async def open_site(url: str, root: Path, *, limits: QueueLimits | None = None) -> AsyncIterator[Site]:
+    registries = await RegistryBench.connect(url)
+    queue = MemoryQueue(clock=lambda: registries.now_ms, limits=limits)
+    pace = Pace()
+    try:
+        async with ScriptedWorker(queue, model="m", script=answer, pace=pace).run():
+            yield Site(registries, queue, root, FolderBlobs(root), pace)
+        await registries.audit()
+    finally:
+        await registries.aclose()
+
+
+def check_complete(site: Site, batch: Batch) -> None:
+    assert batch.status is BatchStatus.COMPLETED
+    assert batch.error_file_id is None
+    answers = site.content(batch.output_file_id)
+    assert [one["custom_id"] for one in answers] == [f"line-{number}" for number in range(LINES)]
+    assert {one["response"]["body"]["choices"][0]["message"]["content"] for one in answers} == {SENTENCE}
+    assert (batch.progress.total, batch.progress.completed, batch.progress.failed) == (LINES, LINES, 0)
+    assert batch.progress.output_tokens == LINES * (len(PANGRAM) + 1)
+    assert list(workspaces(site.root)) == []
