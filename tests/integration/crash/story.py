@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import httpx
 from fastapi import FastAPI
@@ -34,14 +34,11 @@ from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.services import Services
 from scheduler.janitor import Janitor
+from tests.unit.workers.at_work import MODEL, InlineEngine
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
-from workers.engine_thread import EngineThread
 from workers.ports import Delta
 from workers.worker import Timing, Worker
 
-T = TypeVar("T")
-
-MODEL = "test-model"
 LEASE_MS = 5_000
 LIMITS = QueueLimits(retention_ms=3_600_000)
 LIBRARY = on_virtual_time(read_library())
@@ -179,13 +176,6 @@ class QuietQueue(RedisQueue):
     @asynccontextmanager
     async def work_doorbell(self) -> AsyncIterator[Doorbell]:
         yield self.bell
-
-
-class InlineEngine(EngineThread):
-    """Computes on the loop's thread: when a step ends would depend on the machine."""
-
-    async def _run(self, call: Callable[[], T]) -> T:
-        return call()
 
 
 class EngineDied(Exception):

@@ -1,11 +1,11 @@
-"""A worker at work on the in-memory queue, with an engine whose tokens are known."""
+"""A worker at work, with an engine whose tokens are known."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
-from headrace.ports import START, Job, LogEntry
-from headrace.queues.memory import MemoryQueue
+from headrace.ports import START, Job, JobQueue, LogEntry, WorkQueue
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.eventually import eventually
@@ -14,7 +14,16 @@ from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest
 from workers.worker import Timing, Worker
 
+T = TypeVar("T")
+
 MODEL = "test-model"
+
+
+class InlineEngine(EngineThread):
+    """Computes on the loop's own thread: when a step ends would depend on the machine."""
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return call()
 
 
 class GatedEngine(ScriptedEngine):
@@ -37,14 +46,16 @@ class GatedEngine(ScriptedEngine):
 
 
 @asynccontextmanager
-async def working(queue: MemoryQueue, engine: ScriptedEngine, name: str = "w1") -> AsyncIterator[Worker]:
-    thread = EngineThread(engine)
+async def working(
+    queue: WorkQueue, engine: ScriptedEngine, name: str = "w1", *, lease: float = 5.0, thread: type[EngineThread] = EngineThread
+) -> AsyncIterator[Worker]:
+    engine_thread = thread(engine)
     worker = Worker(
         name=name,
         model=MODEL,
         queue=queue,
-        engine=thread,
-        timing=Timing(idle=0.01, retry_first=0.001, retry_longest=0.001),
+        engine=engine_thread,
+        timing=Timing(lease=lease, idle=0.01, retry_first=0.001, retry_longest=0.001),
         clock=asyncio.get_running_loop().time,
     )
     running = asyncio.ensure_future(worker.run())
@@ -53,10 +64,10 @@ async def working(queue: MemoryQueue, engine: ScriptedEngine, name: str = "w1") 
     finally:
         worker.stop()
         await running
-        thread.close()
+        engine_thread.close()
 
 
-async def ended(queue: MemoryQueue, request: Request) -> Job:
+async def ended(queue: JobQueue, request: Request) -> Job:
     async def look() -> Job | None:
         job = await queue.get(request.tenant, request.id)
         return job if job.ended_ms is not None else None
@@ -66,7 +77,7 @@ async def ended(queue: MemoryQueue, request: Request) -> Job:
     return job
 
 
-async def log_of(queue: MemoryQueue, request: Request) -> list[LogEntry]:
+async def log_of(queue: JobQueue, request: Request) -> list[LogEntry]:
     return await queue.read_log(request.tenant, request.id, START, 10_000)
 
 
@@ -74,9 +85,9 @@ def tokens_of(log: list[LogEntry]) -> tuple[int, ...]:
     return tuple(token for entry in log for token in entry.token_ids)
 
 
-async def has_committed(queue: MemoryQueue, request: Request, count: int) -> bool:
+async def has_committed(queue: JobQueue, request: Request, count: int) -> bool:
     return (await queue.get(request.tenant, request.id)).committed >= count
 
 
-async def is_running(queue: MemoryQueue, request: Request) -> bool:
+async def is_running(queue: JobQueue, request: Request) -> bool:
     return (await queue.get(request.tenant, request.id)).state is State.RUNNING
