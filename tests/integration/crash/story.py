@@ -71,6 +71,7 @@ class Stage:
     url: str
     app: FastAPI
     fuse: Fuse
+    shards: int
     ids: dict[str, str] = field(default_factory=dict)
     """What clients were told: job ids by idempotency key."""
     starts: int = 0
@@ -97,7 +98,7 @@ class Stage:
         """A client of an API process."""
         async with self.process() as server:
             services: Services = self.app.state.services
-            services.queue = RedisQueue(server, shards=1, limits=LIMITS)
+            services.queue = RedisQueue(server, shards=self.shards, limits=LIMITS)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api") as client:
                 yield client
 
@@ -203,7 +204,7 @@ class Shift(ScriptedEngine):
 
 async def work(stage: Stage, *, steps: int, then: Callable[[Worker], None]) -> None:
     async with stage.process() as server:
-        queue = QuietQueue(server, shards=1, limits=LIMITS)
+        queue = QuietQueue(server, shards=stage.shards, limits=LIMITS)
         shift = Shift(steps, lambda: then(worker))
         engine = InlineEngine(shift)
         timing = Timing(lease=LEASE_MS / 1_000, retry_first=0.0, retry_longest=0.0)
@@ -220,7 +221,7 @@ def die(_worker: Worker) -> None:
 
 async def reap(stage: Stage) -> None:
     async with stage.process() as server:
-        queue = RedisQueue(server, shards=1, limits=LIMITS)
+        queue = RedisQueue(server, shards=stage.shards, limits=LIMITS)
         for _ in range(PATIENCE):
             with suppress(QueueUnavailable):
                 await queue.reap_worker(stage.worker)
@@ -234,7 +235,7 @@ async def sweep(stage: Stage, *, after_ms: int, until: str) -> None:
     clock, swept = ManualClock(0), set[str]()
     async with stage.process() as server:
         janitor = Janitor(
-            RedisQueue(server, shards=1, limits=LIMITS),
+            RedisQueue(server, shards=stage.shards, limits=LIMITS),
             interval=1.0,
             lease=LEASE_MS,
             viewer_grace=LEASE_MS,
@@ -262,13 +263,14 @@ class Act(NamedTuple):
     play: Callable[[Stage], Coroutine[Any, Any, None]]
 
 
+LEASES_LAPSE = partial(sweep, after_ms=LEASE_MS, until="unattended")
 STORY = (
     Act(Actor.API, submit),
     Act(Actor.WORKER, partial(work, steps=2, then=Worker.stop)),
     Act(Actor.WORKER, partial(work, steps=3, then=die)),
     Act(Actor.API, abandon),
     Act(Actor.SUPERVISOR, reap),
-    Act(Actor.SCHEDULER, partial(sweep, after_ms=LEASE_MS, until="unattended")),
+    Act(Actor.SCHEDULER, LEASES_LAPSE),
     Act(Actor.WORKER, partial(work, steps=MORE_TOKENS, then=Worker.stop)),
     Act(Actor.API, read),
     Act(Actor.API, change_mind),

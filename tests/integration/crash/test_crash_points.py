@@ -26,6 +26,7 @@ from tests.integration.crash.story import (
     ANSWERED,
     EPILOGUE,
     LATE,
+    LEASES_LAPSE,
     LIMITS,
     PROMPT_IDS,
     STORY,
@@ -53,13 +54,14 @@ STRIDE = 1 if FULL_SIZE else 5
 class Theatre:
     """A store, and one story after the other in it."""
 
-    def __init__(self, url: str, files_dir: Path) -> None:
+    def __init__(self, url: str, files_dir: Path, shards: int) -> None:
         self._runner = asyncio.Runner()
         self._run = self._runner.run
         self._url = url
+        self._shards = shards
         # On a loop of its own, whose thread ends with it: this process is to be forked.
         self._app = asyncio.run(make_app(url, files_dir))
-        self._bench = self._run(RedisBench.connect(url, LIMITS))
+        self._bench = self._run(RedisBench.connect(url, LIMITS, shards))
         self._run(self._bench.raw.config_set("appendonly", "no"))  # no server dies here, and every command of every run would be synced
         self.commands: list[str] = []
         """What an undisturbed story sends, in order."""
@@ -102,7 +104,7 @@ class Theatre:
         self._run(self._bench.raw.function_flush())
         self._bench.now_ms = unix_ms()  # entries of the outbox are named by the server's own clock, and kept by ours
         self._run(self._bench.advance(0))
-        return Stage(self._url, self._app, fuse)
+        return Stage(self._url, self._app, fuse, self._shards)
 
     def _play(self, act: Act, stage: Stage) -> None:
         stage.starts += act.actor is Actor.WORKER
@@ -117,7 +119,8 @@ class Theatre:
             case Actor.API | Actor.SCHEDULER:
                 self._play(act, stage)
             case Actor.WORKER:
-                self._run(reap(stage))
+                # Its supervisor sees it, or died with it: either must do.
+                self._run(LEASES_LAPSE(stage) if stage.fuse.blow is Blow.DEAD_BEHIND else reap(stage))
                 self._play(act, stage)
             case Actor.SUPERVISOR:
                 pass  # the next one knows nothing of the workers of the last one: the lease must do
@@ -174,16 +177,18 @@ def ends_with(play: Callable[[Stage], Coroutine[Any, Any, None]], stage: Stage) 
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.fixture(scope="module")
-def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+@pytest.fixture(scope="module", params=[1, 2] if FULL_SIZE else [1], ids="{} shards".format)
+def theatre(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Theatre]:
+    """With several shards a call of a port is several commands, and a process may die in the middle of one."""
     server = EmbeddedValkey(Path(tmp_path_factory.mktemp("v")))
     server.start()
-    theatre = Theatre(server.url, tmp_path_factory.mktemp("files"))
+    theatre = Theatre(server.url, tmp_path_factory.mktemp("files"), request.param)
     yield theatre
     theatre.close()
     server.stop()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads that other tests may have left
 @pytest.mark.parametrize("blow", list(Blow))
 def test_the_story_ends_as_if_nothing_had_happened(theatre: Theatre, blow: Blow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer_api.written._REPEAT_AFTER_S", 0.0)
