@@ -47,7 +47,7 @@ class FileRegistry(Protocol):
         ...
 
     async def overdue(self, limit: int) -> list[FileRecord]:
-        """Records whose `expires_ms` has passed by the store's clock and that no batch still writes."""
+        """Records whose `expires_ms` has passed by the store's clock."""
         ...
 
     async def known(self, file_ids: Sequence[str]) -> list[bool]:
@@ -60,6 +60,13 @@ class BatchRegistry(Protocol):
 
     async def create(self, new: NewBatch, *, window_ms: int, idempotency_key: str | None, body_hash: str) -> Stored:
         """In `validating`, due for work at once. Idempotent by (tenant, key), by id where there is no key. Raises IdempotencyConflict."""
+        ...
+
+    async def made_before(self, tenant: str, idempotency_key: str, body_hash: str) -> Stored | None:
+        """What `create` would answer with under a key that it knows, and None for one that it does not. Raises IdempotencyConflict.
+
+        For a caller who repeats himself after the file he named was deleted, which a new batch could not be made of.
+        """
         ...
 
     async def get(self, tenant: str, batch_id: str) -> Batch:

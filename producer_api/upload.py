@@ -19,6 +19,7 @@ from headrace.batch_ports import BlobStore
 from headrace.errors import RequestError
 from headrace.wire.json_object import fingerprint
 from producer_api.body import DRAINED, check_coding
+from producer_api.disk import room_on_disk
 from producer_api.envelope import HttpError
 from producer_api.upload_form import UploadForm
 
@@ -45,7 +46,7 @@ class Upload:
 async def receive(http: Request, blobs: BlobStore, limit: int) -> AsyncIterator[Upload]:
     """The request's file. Its scratch is gone afterwards, however this ends, unless it was published.
 
-    Raises RequestError (413 as soon as the file exceeds `limit` bytes), ClientDisconnect.
+    Raises RequestError (413 as soon as the file exceeds `limit` bytes, 507 as soon as the disk has no room), ClientDisconnect.
     """
     form = _form(http, limit)
     scratch = await asyncio.to_thread(blobs.scratch)
@@ -94,10 +95,12 @@ class _Sink:
 
     def _store(self, piece: bytearray) -> None:
         self._digest.update(piece)
-        self._file.write(piece)
+        with room_on_disk():
+            self._file.write(piece)
 
     def close(self) -> None:
-        self._file.close()
+        with room_on_disk():  # what is left in its buffer is written here
+            self._file.close()
 
 
 def _form(http: Request, limit: int) -> UploadForm:

@@ -1,6 +1,8 @@
 """The dispatcher: has clerks look at the batches that are due, and at what has expired, now and then.
 
 It trusts nothing but the batches' own state: a task that a clerk lost, with its process or its queue, is put again when its time is over.
+And it puts only a few ahead of the clerks: the order in which batches get their turns is that of the time they are due, which the state
+keeps, and not that of a second list that grows while every clerk is busy.
 """
 
 import asyncio
@@ -14,7 +16,8 @@ from headrace.errors import QueueUnavailable
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 100
+AHEAD = 4
+"""Tasks that may wait for a clerk: enough that none is idle until the next look, few enough that whoever comes last soon has his turn."""
 AGAIN_MS = 5_000
 """A batch that no clerk has taken this long after it was put is put again."""
 SWEEP_S = 60.0
@@ -22,6 +25,10 @@ SWEEP_S = 60.0
 
 class Clerks(Protocol):
     """Where tasks are put for them. Calls block, and raise QueueUnavailable."""
+
+    def waiting(self) -> int:
+        """Tasks that no clerk has taken."""
+        ...
 
     def work_on(self, batch_id: str) -> None: ...
 
@@ -47,14 +54,20 @@ class Dispatcher:
 
     async def tick(self) -> None:
         try:
-            for batch_id in await self._batches.dispatch(LIMIT, AGAIN_MS):
-                await asyncio.to_thread(self._clerks.work_on, batch_id)
-            if self._clock() - self._swept_at >= SWEEP_S:
-                await asyncio.to_thread(self._clerks.sweep)
-                self._swept_at = self._clock()
+            await self._fill(AHEAD - await asyncio.to_thread(self._clerks.waiting))
         except QueueUnavailable as error:
             if self._reachable:
                 logger.warning("no batch can be given to a clerk: %s", error)
             self._reachable = False
         else:
             self._reachable = True
+
+    async def _fill(self, room: int) -> None:
+        """Put so many tasks; a sweep that is due comes first, or busy clerks would never make one."""
+        if room > 0 and self._clock() - self._swept_at >= SWEEP_S:
+            await asyncio.to_thread(self._clerks.sweep)
+            self._swept_at = self._clock()
+            room -= 1
+        if room > 0:
+            for batch_id in await self._batches.dispatch(room, AGAIN_MS):
+                await asyncio.to_thread(self._clerks.work_on, batch_id)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from headrace.files.sync import sync_folder
+
 _READ_BYTES = 1 << 22
 _ABSENT, _OK, _NO = 0, 1, 2
 _KINDS = {b"ok": _OK, b"no": _NO}
@@ -44,7 +46,10 @@ class Tally:
 
 
 class Journal:
-    """A reader that remembers where every line's result is, 13 bytes a line, and a writer. Not for two threads at once."""
+    """A reader that remembers where every line's result is, 13 bytes a line, and a writer.
+
+    One thread at a time may `refresh` or `append`; others may go on reading what they have begun to read.
+    """
 
     def __init__(self, path: Path) -> None:
         """The file need not exist yet."""
@@ -64,11 +69,6 @@ class Journal:
     def __len__(self) -> int:
         """Lines that have a result."""
         return self.tally.completed + self.tally.failed
-
-    @property
-    def first_missing(self) -> int:
-        """Every line before this one has a result."""
-        return self._prefix_lines
 
     def refresh(self) -> None:
         """Take in what was written since the last call, by whomever."""
@@ -91,7 +91,10 @@ class Journal:
         self._extend_prefix()
 
     def append(self, results: Sequence[Result]) -> None:
-        """Make results durable. Raises OSError, and then any part of them may be."""
+        """Make results durable. Raises OSError, and then any part of them may be.
+
+        Should another writer's piece end without a newline at this very moment, the first record is spoilt with it: look for it.
+        """
         if not results:
             return
         piece = b"".join(map(_record, results))
@@ -105,6 +108,8 @@ class Journal:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if not size:
+            sync_folder(self._path.parent)  # its name, for it may be new
         self.refresh()
 
     def prefix(self) -> Iterator[bytes]:

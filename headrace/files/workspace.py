@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.files.sync import sync_folder
 from headrace.ids import BATCH_ID
 
 
@@ -30,6 +31,8 @@ class Workspace:
 
     def create(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for parent in (self.folder.parent, self.folder.parent.parent):
+            sync_folder(parent)
 
     def remove(self) -> None:
         """No error if it is gone, or going."""

@@ -46,6 +46,11 @@ local function create_batch(K, A)
   return {'new', id}
 end
 
+-- tenant key hash -> {answer, id} or nil
+local function batch_made_before(K, A)
+  return made_before(K[1], '', idem_of(K[1], A[1], '1', A[2]), A[3])
+end
+
 -- tenant id -> fields, none if it is not the tenant's
 local function get_batch(K, A)
   return owned(K[1], A[1], A[2]) and redis.call('HGETALL', K[1] .. 'record:' .. A[2]) or {}
@@ -136,6 +141,7 @@ local function purge_batches(K, A)
 end
 
 register('create_batch', create_batch)
+register('batch_made_before', batch_made_before, 'no-writes')
 register('get_batch', get_batch, 'no-writes')
 register('list_batches', list_batches, 'no-writes')
 register('cancel_batch', cancel_batch, 'allow-oom')

@@ -40,6 +40,10 @@ class RedisBatches:
         first = BatchStatus.VALIDATING
         return stored(await self._call("create_batch", new.id, new.tenant, first, window_ms, _NEW.dump_json(new), *key))
 
+    async def made_before(self, tenant: str, idempotency_key: str, body_hash: str) -> Stored | None:
+        answer = await self._call("batch_made_before", tenant, idempotency_key, body_hash)
+        return None if answer is None else stored(answer)
+
     async def get(self, tenant: str, batch_id: str) -> Batch:
         fields = await self._call("get_batch", tenant, batch_id)
         if not fields:

@@ -1,4 +1,4 @@
--- Records of files; see functions.lua. `expiry` is the ms at which a file is overdue, '' while it cannot be.
+-- Records of files; see functions.lua. `expiry` is the ms at which a file is overdue, '' if it never is.
 
 local function store_file(P, id, tenant, purpose, expiry, body, arrival)
   redis.call('HSET', P .. 'record:' .. id, 'tenant', tenant, 'purpose', purpose, 'body', body, 'arrival', arrival)

@@ -66,8 +66,7 @@ def _not_known(file_id: str) -> FileNotKnown:
 
 
 def _arguments(record: FileRecord) -> tuple[Any, ...]:
-    overdue_ms = record.expires_ms if record.batch_id is None else None
-    return record.id, record.tenant, record.purpose, "" if overdue_ms is None else overdue_ms, _RECORD.dump_json(record)
+    return record.id, record.tenant, record.purpose, "" if record.expires_ms is None else record.expires_ms, _RECORD.dump_json(record)
 
 
 def _record(body: bytes) -> FileRecord:

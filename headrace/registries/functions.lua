@@ -15,7 +15,7 @@
 --
 --   files
 --   P record:<id>                 HASH    purpose; body (headrace/file.py as JSON); whole (put when no batch wrote it any more)
---   P expiry                      ZSET    ids by expires_ms; without those that a batch still writes
+--   P expiry                      ZSET    ids by expires_ms
 --
 --   batches
 --   P record:<id>                 HASH    new, status, created_ms, expires_ms, model, faults, progress, output_file_id, error_file_id and

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from headrace.batch import Batch, NewBatch
 from headrace.batch_ports import FileRegistry
-from headrace.errors import BatchNotFound, InvalidRequest
+from headrace.errors import BatchNotFound, FileNotKnown, InvalidRequest
 from headrace.file import Purpose
 from headrace.ids import BATCH_ID, new_batch_id
 from headrace.wire.json_object import fingerprint, parse_object
@@ -38,7 +38,14 @@ async def create_batch(http: Request, services: Served, tenant: Tenant) -> Respo
     batches, settings = services.archive.batches, services.settings
     parsed = parse_object(await read_body(http, settings.max_body_bytes))
     body = _checked(parsed)
-    await _check_input(services.archive.files, tenant, body.input_file_id)
+    body_hash, window_ms = fingerprint(http.url.path, parsed), settings.batch_window_s * 1000
+    try:
+        await _check_input(services.archive.files, tenant, body.input_file_id)
+    except FileNotKnown:
+        earlier = None if key is None else await batches.made_before(tenant, key, body_hash)
+        if earlier is None:
+            raise
+        return json_response(batch_object(await batches.get(tenant, earlier.id)), headers=REPLAYED)
     new = NewBatch(
         id=new_batch_id(),
         tenant=tenant,
@@ -47,7 +54,6 @@ async def create_batch(http: Request, services: Served, tenant: Tenant) -> Respo
         metadata=body.metadata,
         output_ttl_s=None if body.output_expires_after is None else body.output_expires_after.seconds,
     )
-    body_hash, window_ms = fingerprint(http.url.path, parsed), settings.batch_window_s * 1000
 
     async def create() -> Batch:
         stored = await batches.create(new, window_ms=window_ms, idempotency_key=key, body_hash=body_hash)

@@ -13,13 +13,14 @@ from starlette.responses import Response
 from headrace.batch_ports import FileRegistry
 from headrace.errors import FileInUse, FileNotKnown, IdempotencyConflict
 from headrace.file import FileRecord, Purpose
-from headrace.files.journal import Journal
+from headrace.files.journals import Journals
 from headrace.files.workspace import Workspace
 from headrace.ids import FILE_ID, new_file_id
 from producer_api import openapi
 from producer_api.admission import idempotency_key
 from producer_api.archive import Archive
 from producer_api.auth import Tenant
+from producer_api.disk import room_on_disk
 from producer_api.download import Pieces, blob_pieces, download, line_pieces
 from producer_api.envelope import json_response
 from producer_api.file_object import file_object
@@ -42,7 +43,8 @@ async def upload_file(http: Request, services: Served, tenant: Tenant) -> Respon
     async with receive(http, archive.blobs, settings.max_file_bytes) as upload:
         record = _new_record(tenant, upload, settings.file_ttl_s)
         # The bytes first: a record without them would be a file that was lost, bytes without a record are swept away.
-        await asyncio.to_thread(archive.blobs.publish, upload.scratch, record.id)
+        with room_on_disk():
+            await asyncio.to_thread(archive.blobs.publish, upload.scratch, record.id)
     stored_id = await _record(archive, record, key, upload.body_hash)
     if stored_id == record.id:
         return json_response(file_object(record))
@@ -107,7 +109,7 @@ async def get_file(file_id: FileId, services: Served, tenant: Tenant) -> Respons
 
 @router.delete("/v1/files/{file_id}")
 async def delete_file(file_id: FileId, services: Served, tenant: Tenant) -> Response:
-    """Delete a file. A batch that was made from it goes on: it has the bytes. What a batch still writes is not to be deleted."""
+    """Delete a file. A batch that has begun to check it goes on: it has the bytes. What a batch still writes is not to be deleted."""
     archive = services.archive
     record = await living_file(archive.files, tenant, file_id, "file_id")
     if record.batch_id is not None:
@@ -125,7 +127,8 @@ async def file_content(file_id: FileId, services: Served, tenant: Tenant) -> Res
     if record.batch_id is not None:
         incomplete = {"x-incomplete": "true"}
         try:
-            return await download(_answers_so_far(services.settings.files_dir, record.batch_id), record.filename, incomplete)
+            journal = Workspace(services.settings.files_dir, record.batch_id).journal
+            return await download(_answers_so_far(archive.journals, journal), record.filename, incomplete)
         except FileNotFoundError:
             # No journal: it is not begun, or the batch has ended since that look at the record.
             record = await living_file(archive.files, tenant, file_id, "file_id")
@@ -134,11 +137,9 @@ async def file_content(file_id: FileId, services: Served, tenant: Tenant) -> Res
     return await download(blob_pieces(archive.blobs, file_id), record.filename, {"content-length": str(record.size)})
 
 
-def _answers_so_far(root: Path, batch_id: str) -> Pieces:
+def _answers_so_far(journals: Journals, path: Path) -> Pieces:
     """Raises FileNotFoundError with the first piece, if there is no journal."""
-    path = Workspace(root, batch_id).journal
-    journal = Journal(path)
-    journal.refresh()
+    journal = journals.latest(path)
     if not journal.prefix_bytes:
         path.stat()
     yield from line_pieces(journal.prefix())

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from headrace.errors import ModelNotFound, QueueUnavailable
 from headrace.files.folder import FolderBlobs
+from headrace.files.journals import Journals
 from headrace.lifecycle import configure, refusing
 from headrace.queues.connect import connect as connect_queue
 from headrace.registries.connect import connect as connect_registries
@@ -39,6 +40,7 @@ class BatchOffice:
         self._settings = settings
         self._desk = desk
         self._blobs = FolderBlobs(settings.files_dir)
+        self._journals = Journals()
         self._stopped = threading.Event()
         self._load = lru_cache(maxsize=1)(lambda: FolderPrompter.load(settings.model, settings.cache_dir, settings.max_context))
 
@@ -58,10 +60,16 @@ class BatchOffice:
 
         def until() -> bool:
             stayed = time.monotonic() - started
-            return self.stopped or stayed > LONGEST_TURN_S or (stayed > SHORTEST_TURN_S and self._desk.waiting() > 0)
+            return self.stopped or stayed > LONGEST_TURN_S or (stayed > SHORTEST_TURN_S and self._others_wait())
 
         async with self._resources() as resources:
             await Clerk(resources).work_on(batch_id, until)
+
+    def _others_wait(self) -> bool:
+        try:
+            return self._desk.waiting() > 0
+        except QueueUnavailable:
+            return False  # nobody can be told to take a turn; the batch at hand needs the state store alone
 
     async def sweep(self) -> None:
         async with self._resources() as resources:
@@ -77,6 +85,7 @@ class BatchOffice:
                 batches=registries.batches,
                 blobs=self._blobs,
                 prompters=self._prompter,
+                journals=self._journals,
                 root=settings.files_dir,
                 limits=InputLimits(bytes=settings.max_batch_bytes, lines=settings.max_batch_lines, line_bytes=settings.max_line_bytes),
                 file_ttl_s=settings.file_ttl_s,

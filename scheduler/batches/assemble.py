@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from headrace.batch import Batch, BatchStatus
-from headrace.file import FileRecord, Purpose
+from headrace.batch_ports import BatchUpdate
 from headrace.files.journal import Journal
 from headrace.ids import line_job_id, made_file_id
 from scheduler.batches.batch_line import parse_line
 from scheduler.batches.hold import Hold
 from scheduler.batches.lines import Input
+from scheduler.batches.made_file import Role, whole_file
+from scheduler.batches.progress import counted
 from scheduler.batches.resources import Resources
 from scheduler.batches.results import undone_line
 
@@ -29,39 +31,22 @@ def outcome(batch: Batch, *, whole: bool) -> tuple[BatchStatus, str]:
 async def assemble(resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
     """Write both files and end the batch. Raises BatchLeaseLost, QueueUnavailable, OSError."""
     await hold.keep(asyncio.to_thread(journal.refresh))
-    batch, tally = hold.batch, journal.tally
+    batch = hold.batch
     status, undone = outcome(batch, whole=len(journal) == len(lines))
     errors = _errors(batch, lines, journal, undone, resources.queue.shards)
     output_id = await _make(resources, hold, "output", journal.answers())
     error_id = await _make(resources, hold, "errors", errors)
-    progress = replace(
-        batch.progress,
-        completed=tally.completed,
-        failed=len(lines) - tally.completed,
-        input_tokens=tally.input_tokens,
-        output_tokens=tally.output_tokens,
-    )
-    await hold.update(progress=progress, status=status, output_file_id=output_id, error_file_id=error_id)
+    progress = replace(counted(batch.progress, journal.tally), failed=len(lines) - journal.tally.completed)
+    await hold.update(BatchUpdate(progress=progress, status=status, output_file_id=output_id, error_file_id=error_id))
 
 
-async def _make(resources: Resources, hold: Hold, role: str, content: Iterable[bytes]) -> str | None:
+async def _make(resources: Resources, hold: Hold, role: Role, content: Iterable[bytes]) -> str | None:
     """Store a file and its record; its id, or None if there is nothing to store."""
-    new = hold.batch.new
-    file_id = made_file_id(new.id, role)
+    file_id = made_file_id(hold.batch.new.id, role)
     size = await hold.keep(asyncio.to_thread(_publish, resources, file_id, content))
     if not size:
         return None
-    made_ms = resources.now_ms()
-    record = FileRecord(
-        id=file_id,
-        tenant=new.tenant,
-        filename=f"{new.id}_{role}.jsonl",
-        purpose=Purpose.BATCH_OUTPUT,
-        size=size,
-        created_ms=made_ms,
-        expires_ms=made_ms + 1_000 * (new.output_ttl_s or resources.file_ttl_s),
-    )
-    await resources.files.put(record)
+    await resources.files.put(whole_file(hold.batch, role, size=size, made_ms=resources.now_ms(), ttl_s=resources.file_ttl_s))
     return file_id
 
 

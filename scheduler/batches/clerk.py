@@ -4,12 +4,12 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
-from headrace.batch import BatchStatus, LineFault
+from headrace.batch import BATCH_ENDED, BatchStatus, LineFault, Progress
+from headrace.batch_ports import BatchUpdate
 from headrace.errors import BatchLeaseLost, FileNotKnown, ModelUnavailable, QueueFull, QueueUnavailable
-from headrace.files.journal import Journal
 from headrace.files.workspace import Workspace
 from scheduler.batches.assemble import assemble
 from scheduler.batches.hold import LEASE_MS, Hold
@@ -54,10 +54,8 @@ class Clerk:
         try:
             if hold.batch.status is BatchStatus.VALIDATING:
                 await self._validate(hold, workspace)
-            if hold.batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING):
+            if hold.batch.status not in BATCH_ENDED:
                 await self._run(hold, workspace, until)
-            if hold.batch.status is BatchStatus.FINALIZING:
-                await self._assemble(hold, workspace)
         except ModelUnavailable as error:
             logger.warning("batch %s waits for its model: %s", batch_id, error)
             return MODEL_RETRY_MS
@@ -68,6 +66,10 @@ class Clerk:
 
     async def _validate(self, hold: Hold, workspace: Workspace) -> None:
         resources, new = self._resources, hold.batch.new
+        if self._closed(hold):
+            why = "The completion window closed before the input could be checked."
+            await self._refuse(hold, workspace, (LineFault(code="batch_expired", message=why),))
+            return
         workspace.create()
         try:
             await asyncio.to_thread(resources.blobs.borrow, new.input_file_id, workspace.input)
@@ -84,11 +86,11 @@ class Clerk:
             return
         await asyncio.to_thread(validator.index.save, workspace.index)
         progress = replace(hold.batch.progress, total=len(validator.index))
-        await hold.update(progress=progress, model=validator.model, status=BatchStatus.IN_PROGRESS)
+        await hold.update(BatchUpdate(progress=progress, model=validator.model, status=BatchStatus.IN_PROGRESS))
         logger.info("batch %s has %d requests", new.id, len(validator.index))
 
     async def _refuse(self, hold: Hold, workspace: Workspace, faults: tuple[LineFault, ...]) -> None:
-        await hold.update(faults=faults, status=BatchStatus.FAILED)
+        await hold.update(BatchUpdate(faults=faults, status=BatchStatus.FAILED))
         logger.info("batch %s is refused: %d faults, the first: %s", hold.batch.new.id, len(faults), faults[0].code)
         await asyncio.to_thread(workspace.remove)
 
@@ -96,28 +98,39 @@ class Clerk:
         try:
             index = Index.load(workspace.index)
         except FileNotFoundError:
-            if hold.batch.status is not BatchStatus.CANCELLING:
-                raise  # the folder of files is not the one it was
-            # Cancelled before its input was read: there is nothing to account for.
-            await hold.update(status=BatchStatus.CANCELLED)
-            await asyncio.to_thread(workspace.remove)
+            if hold.batch.status is not BatchStatus.CANCELLING and not self._closed(hold):
+                raise  # the folder of files is not the one it was; it may come back
+            await self._give_up(hold, workspace)
             return
-        journal = Journal(workspace.journal)
-        await hold.keep(asyncio.to_thread(journal.refresh))
+        journal = await hold.keep(asyncio.to_thread(self._resources.journals.latest, workspace.journal))
         with closing(Input(workspace.input, index)) as lines:
-            runner = Runner(self._resources, hold, lines, journal)
-            await runner.run(until)
-            if not runner.finished:
-                return
-            if hold.batch.status is BatchStatus.CANCELLING:
-                await assemble(self._resources, hold, lines, journal)
-                await asyncio.to_thread(workspace.remove)
-            else:
-                # Should a cancel have come first, this is not taken, and the next turn cancels.
-                await hold.update(status=BatchStatus.FINALIZING)
-
-    async def _assemble(self, hold: Hold, workspace: Workspace) -> None:
-        with closing(Input(workspace.input, Index.load(workspace.index))) as lines:
-            await assemble(self._resources, hold, lines, Journal(workspace.journal))
+            if hold.batch.status is not BatchStatus.FINALIZING:
+                runner = Runner(self._resources, hold, lines, journal)
+                await runner.run(until)
+                if not runner.finished:
+                    return
+                # Should a cancel have come first, this is not taken.
+                await hold.update(BatchUpdate(status=BatchStatus.FINALIZING))
+            await assemble(self._resources, hold, lines, journal)
         logger.info("batch %s is %s: %s", hold.batch.new.id, hold.batch.status, hold.batch.progress)
         await asyncio.to_thread(workspace.remove)
+
+    async def _give_up(self, hold: Hold, workspace: Workspace) -> None:
+        """End a batch that has no index: cancelled before its input was read, or with all its files lost."""
+        batch = hold.batch
+        fault = LineFault(code="files_lost", message="The batch's working files are gone, and with them its answers.")
+        lost = (
+            BatchUpdate()
+            if not batch.progress.total
+            else BatchUpdate(progress=replace(Progress(), total=batch.progress.total, failed=batch.progress.total), faults=(fault,))
+        )
+        with suppress(FileNotKnown):
+            await self._resources.files.remove(batch.new.tenant, batch.output_file_id or "")
+        await hold.update(lost)
+        for status in (BatchStatus.FINALIZING, BatchStatus.CANCELLED, BatchStatus.EXPIRED):
+            await hold.update(BatchUpdate(status=status))
+        logger.warning("batch %s is %s without its files", batch.new.id, hold.batch.status)
+        await asyncio.to_thread(workspace.remove)
+
+    def _closed(self, hold: Hold) -> bool:
+        return self._resources.now_ms() >= hold.batch.expires_ms

@@ -20,8 +20,8 @@ _NAME = "headrace"
 _WORK_ON = "scheduler.batches.tasks.work_on"
 _SWEEP = "scheduler.batches.tasks.sweep"
 
-MOST_WAITING = 1_000
-"""Tasks beyond these say nothing new: nobody is there to take them."""
+_REPLY_S = 2.0
+"""A server that has not answered for this long counts as gone. (A worker that waits for tasks has RQ's own, longer limit.)"""
 
 _NO_TIMEOUT = -1
 """A batch's lease bounds who works on it, and `until` for how long."""
@@ -43,13 +43,14 @@ class Desk:
 
     def __init__(self, url: str) -> None:
         """The server need not be there yet. Raises SettingsError for a bad URL."""
+        self._url = url
         try:
-            self._connection = Redis.from_url(url)
+            self._connection = Redis.from_url(url, socket_timeout=_REPLY_S, socket_connect_timeout=_REPLY_S)
         except ValueError:
             # Its text may hold a part of the URL, and the URL a password.
             why = "HEADRACE_RQ_URL, or else HEADRACE_REDIS_URL, must be a redis://, rediss:// or unix:// URL with a valid port and database"
             raise SettingsError(why) from None
-        self._queue = Queue(_NAME, connection=self._connection, serializer=JSONSerializer)
+        self._queue = _queue(self._connection)
 
     def work_on(self, batch_id: str) -> None:
         """Have a clerk look at a batch. Raises QueueUnavailable."""
@@ -60,9 +61,8 @@ class Desk:
         self._put(_SWEEP)
 
     def _put(self, function: str, *arguments: str) -> None:
-        if self.waiting() < MOST_WAITING:
-            with _translating():
-                self._queue.enqueue_call(function, args=arguments, timeout=_NO_TIMEOUT, result_ttl=0, failure_ttl=_FAILURE_TTL_S)
+        with _translating():
+            self._queue.enqueue_call(function, args=arguments, timeout=_NO_TIMEOUT, result_ttl=0, failure_ttl=_FAILURE_TTL_S)
 
     def waiting(self) -> int:
         """Tasks that no clerk has taken. Raises QueueUnavailable."""
@@ -74,18 +74,24 @@ class Desk:
 
         Returns early on a fault, which RQ has logged, or raises QueueUnavailable.
         """
+        connection = Redis.from_url(self._url)
         try:
             with _translating():
-                worker = _Worker([self._queue], connection=self._connection, serializer=JSONSerializer)
+                worker = _Worker([_queue(connection)], connection=connection, serializer=JSONSerializer)
                 worker.on_stop = on_stop
                 worker.work(logging_level="WARNING")
         finally:
+            connection.close()
             # RQ's handler would raise into whatever runs after it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda _number, _frame: on_stop())
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _queue(connection: Redis) -> Queue:
+    return Queue(_NAME, connection=connection, serializer=JSONSerializer)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from headrace.batch import Batch, BatchStatus, LineFault, Progress
+from headrace.batch import Batch
 from headrace.batch_ports import BatchLease, BatchUpdate, BatchWork
 
 LEASE_MS = 5_000
@@ -23,39 +23,32 @@ class Hold:
         self._clock = clock
         self._renewed = clock()
 
-    async def update(
-        self,
-        *,
-        progress: Progress | None = None,
-        status: BatchStatus | None = None,
-        model: str | None = None,
-        faults: tuple[LineFault, ...] | None = None,
-        output_file_id: str | None = None,
-        error_file_id: str | None = None,
-    ) -> Batch:
+    async def update(self, update: BatchUpdate) -> Batch:
         """Raises BatchLeaseLost, QueueUnavailable."""
-        update = BatchUpdate(
-            progress=progress,
-            status=status,
-            model=model,
-            faults=faults,
-            output_file_id=output_file_id,
-            error_file_id=error_file_id,
-        )
         self.batch = await self._work.update(self.batch.new.id, self._epoch, update, LEASE_MS)
         self._renewed = self._clock()
         return self.batch
 
+    async def renew(self) -> Batch:
+        """Raises as `update`."""
+        return await self.update(BatchUpdate())
+
     async def renew_if_due(self) -> None:
         """Raises as `update`."""
         if self._clock() - self._renewed >= RENEW_S:
-            await self.update()
+            await self.renew()
 
     async def keep(self, work: Awaitable[T]) -> T:
-        """Await something long, and keep the lease meanwhile. Raises as `update`; the work is not stopped then, only left alone."""
+        """Await something long, and keep the lease meanwhile. Raises as `update`, but never before the work is over: a thread cannot be
+        stopped, and the files it reads must not be closed under it."""
         task = asyncio.ensure_future(work)
-        while not (await asyncio.wait([task], timeout=RENEW_S))[0]:
-            await self.update()
+        try:
+            while not (await asyncio.wait([task], timeout=RENEW_S))[0]:
+                await self.renew()
+        except BaseException:
+            await asyncio.wait([task])
+            task.exception()  # nobody's concern any more
+            raise
         return task.result()
 
     async def release(self, delay_ms: int) -> None:

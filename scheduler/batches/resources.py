@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.batch_ports import BatchWork, BlobStore, FileRegistry
+from headrace.files.journals import Journals
 from headrace.ports import JobQueue
 from headrace.wire.draft import Prompters
 from scheduler.batches.validate import InputLimits
@@ -17,6 +18,7 @@ class Resources:
     batches: BatchWork
     blobs: BlobStore
     prompters: Prompters
+    journals: Journals
     root: Path
     """The folder of files and workspaces."""
     limits: InputLimits

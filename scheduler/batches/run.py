@@ -11,10 +11,10 @@ from dataclasses import replace
 from hashlib import sha256
 
 from headrace.batch import Batch, BatchStatus
+from headrace.batch_ports import BatchUpdate
 from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestError, RequestTooLarge
-from headrace.file import FileRecord, Purpose
 from headrace.files.journal import Journal, Result
-from headrace.ids import line_job_id, made_file_id
+from headrace.ids import line_job_id
 from headrace.ports import START, Job, Submission
 from headrace.request import Lane, Request
 from headrace.state import TERMINAL, State
@@ -22,6 +22,8 @@ from headrace.wire.draft import Draft, draft
 from scheduler.batches.batch_line import parse_line, read_body
 from scheduler.batches.hold import Hold
 from scheduler.batches.lines import Input
+from scheduler.batches.made_file import growing_file
+from scheduler.batches.progress import counted
 from scheduler.batches.resources import Resources
 from scheduler.batches.results import ended_result, refused_result
 
@@ -34,6 +36,11 @@ LOOK_S = 0.1
 SAVE_S = 0.5
 """Between two checkpoints: what callers see of the progress."""
 
+LONGEST_WAIT_S = 5.0
+"""Before a full queue is tried again, however long it says it will stay so: there is more than one reason for it to empty sooner."""
+
+_HANDED = 16
+"""Lines accepted at once: what a full queue refuses of them was tokenized in vain."""
 _CHUNK = 64
 _MOST_TOKENS = 16_384
 """Tokens whose log entries are read and rendered in one go, half a second's work: the lease must be renewed in between."""
@@ -78,9 +85,11 @@ class Runner:
         self._hold = hold
         self._lines = lines
         self._journal = journal
-        self._window = FIRST_WINDOW
         self._next = hold.batch.progress.submitted
         self._live = {line for line in range(self._next) if line not in journal}
+        self._window = min(max(FIRST_WINDOW, len(self._live)), LARGEST_WINDOW)
+        self._full_until = float("-inf")
+        """The queue has refused lines, and said how long to wait (clock)."""
         self._replayed: set[int] = set()
         """Lines that the queue knows and has no job of: see `_submit_again`."""
         self._closed = False
@@ -120,10 +129,20 @@ class Runner:
         if self._stopping:
             await self._abandon(states)
             return bool(ended)
-        await self._submit_again([line for line, state in states.items() if state is None])
-        self._window = next_window(self._window, sum(state is State.QUEUED for state in states.values()))
+        if ended:
+            self._full_until = float("-inf")  # where a job has left there is room
+        if self._full:
+            return False
+        missing = [line for line, state in states.items() if state is None]
+        await self._submit_again(missing)
+        if not missing:
+            self._window = next_window(self._window, sum(state is State.QUEUED for state in states.values()))
         room = max(0, self._window - len(self._live))
         return await self._submit(range(self._next, min(self._next + room, len(self._lines)))) or bool(ended)
+
+    @property
+    def _full(self) -> bool:
+        return self._resources.clock() < self._full_until
 
     # What comes back
 
@@ -145,13 +164,15 @@ class Runner:
                 self._live.discard(line)  # undone: it gets its error line when the files are written
             elif log:
                 results.append(ended_result(line, self._custom_id(line), job, log))
-        await self._record(results)
-        await self._queue.forget([self._job_id(result.line) for result in results])
+        await self._queue.forget([self._job_id(line) for line in await self._record(results)])
 
-    async def _record(self, results: Sequence[Result]) -> None:
+    async def _record(self, results: Sequence[Result]) -> list[int]:
+        """The lines whose results are in the journal now. One that is not, for another writer's sake, stays in flight."""
         await self._hold.renew_if_due()
         await self._hold.keep(asyncio.to_thread(self._journal.append, results))
-        self._live.difference_update(result.line for result in results)
+        recorded = [result.line for result in results if result.line in self._journal]
+        self._live.difference_update(recorded)
+        return recorded
 
     async def _abandon(self, states: dict[int, State | None]) -> None:
         """Stop what still runs; lines that no job is known of are undone already."""
@@ -166,9 +187,11 @@ class Runner:
     # What goes in
 
     async def _submit(self, lines: Iterable[int]) -> bool:
-        """Hand over lines in order. False: there were none."""
+        """Hand over lines in order, until the queue is full. False: there were none."""
         taken = False
-        for chunk in _chunks(lines):
+        for chunk in _chunks(lines, _HANDED):
+            if self._full:
+                break
             await self._hold.renew_if_due()
             self._live.update(line for line in chunk if line not in self._journal)
             self._next = chunk[-1] + 1
@@ -189,13 +212,15 @@ class Runner:
         error = RequestError("The result was purged before it could be collected.", code="result_lost")
         error.status = 500
         await self._record([refused_result(line, self._custom_id(line), self._job_id(line), error) for line in lost])
-        for chunk in _chunks(line for line in lines if line in self._live):
+        for chunk in _chunks((line for line in lines if line in self._live), _HANDED):
+            if self._full:
+                break
             self._replayed.update(await self._hand_over(chunk))
 
     async def _hand_over(self, lines: Sequence[int]) -> list[int]:
         """Accept the lines' jobs; those that the queue knew already are returned. Lines that cannot be drafted fail.
 
-        What a full queue refuses is found missing at the next look, and handed over again.
+        What a full queue refuses is found missing when it has room again, and handed over again.
         """
         drafted = await self._hold.keep(asyncio.to_thread(lambda: [self._draft(line) for line in lines]))
         await self._record([one for one in drafted if isinstance(one, Result)])
@@ -208,7 +233,8 @@ class Runner:
         """Whether the queue knew it already, or its result if it can never be taken."""
         try:
             return (await self._queue.accept(self._submission(line, drafted))).replayed
-        except QueueFull:
+        except QueueFull as error:
+            self._full_until = self._resources.clock() + min(error.retry_after, LONGEST_WAIT_S)
             return False
         except RequestTooLarge as error:
             return refused_result(line, self._custom_id(line), self._job_id(line), error)
@@ -248,30 +274,13 @@ class Runner:
         if not now and clock - self._saved_at < SAVE_S:
             return
         self._saved_at = clock
-        tally = self._journal.tally
-        progress = replace(
-            self._batch.progress,
-            submitted=self._next,
-            completed=tally.completed,
-            failed=tally.failed,
-            input_tokens=tally.input_tokens,
-            output_tokens=tally.output_tokens,
-        )
-        output_id = await self._show_output() if tally.completed else None
-        await self._hold.update(progress=progress, output_file_id=output_id)
+        progress = replace(counted(self._batch.progress, self._journal.tally), submitted=self._next)
+        output_id = await self._show_output() if progress.completed else None
+        await self._hold.update(BatchUpdate(progress=progress, output_file_id=output_id))
 
     async def _show_output(self) -> str:
         """The output file as far as it goes: its content comes out of the journal until it is whole."""
-        batch_id = self._batch.new.id
-        record = FileRecord(
-            id=made_file_id(batch_id, "output"),
-            tenant=self._batch.new.tenant,
-            filename=f"{batch_id}_output.jsonl",
-            purpose=Purpose.BATCH_OUTPUT,
-            size=self._journal.prefix_bytes,
-            created_ms=self._batch.in_progress_ms or self._batch.created_ms,
-            batch_id=batch_id,
-        )
+        record = growing_file(self._batch, "output", size=self._journal.prefix_bytes, ttl_s=self._resources.file_ttl_s)
         await self._resources.files.put(record)
         return record.id
 
@@ -282,11 +291,11 @@ class Runner:
         return parse_line(self._lines[line]).custom_id
 
 
-def _chunks(lines: Iterable[int]) -> Iterable[list[int]]:
+def _chunks(lines: Iterable[int], size: int = _CHUNK) -> Iterable[list[int]]:
     chunk: list[int] = []
     for line in lines:
         chunk.append(line)
-        if len(chunk) == _CHUNK:
+        if len(chunk) == size:
             yield chunk
             chunk = []
     if chunk:

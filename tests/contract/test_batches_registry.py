@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from headrace.batch import BATCH_ENDED, BATCH_TRANSITIONS, Batch, BatchStatus, LineFault
+from headrace.batch_ports import Stored
 from headrace.errors import BatchLeaseLost, BatchNotCancellable, BatchNotFound, IdempotencyConflict
 from headrace.request import Endpoint
 from headrace.testing.registry_bench import BATCH_LEASE_MS, RegistryBench
@@ -61,6 +62,17 @@ class TestCreate:
         await registries.create(registries.new(tenant="a"), key="b:c")
         for tenant, key in (("b", "b:c"), ("a:b", "c")):
             assert not (await registries.create(registries.new(tenant=tenant), key=key, body_hash="other")).replayed
+
+    async def test_what_a_key_made(self, registries: RegistryBench) -> None:
+        async def made(key: str, body_hash: str = "hash", tenant: str = "alice") -> Stored | None:
+            return await registries.batches.made_before(tenant, key, body_hash)
+
+        assert await made("k") is None
+        first = await registries.create(registries.new(), key="k")
+        assert await made("k") == Stored(first.id, replayed=True)
+        with pytest.raises(IdempotencyConflict, match=first.id):
+            await made("k", body_hash="other")
+        assert (await made("K"), await made("k", tenant="bob"), await made("")) == (None, None, None)
 
     async def test_an_empty_key_is_a_key(self, registries: RegistryBench) -> None:
         await registries.create(registries.new(), key="")

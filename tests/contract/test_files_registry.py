@@ -184,11 +184,17 @@ class TestEnd:
         await registries.files.remove("bob", first.id)
         assert await registries.files.overdue(1) == [last]
 
-    async def test_what_a_batch_still_writes_is_never_overdue(self, registries: RegistryBench) -> None:
-        written = await registries.added(expires_ms=1, batch_id="batch_1")
+    async def test_what_a_batch_still_writes_has_its_time_too(self, registries: RegistryBench) -> None:
+        """Or what is put for a batch that has ended would stay for ever."""
+        expires_ms = registries.now_ms + 1_000
+        written = await registries.added(expires_ms=expires_ms, batch_id="batch_1")
         assert await registries.files.overdue(10) == []
-        done = registries.file(id=written.id, expires_ms=1)
+        await registries.advance(1_000)
+        assert await registries.files.overdue(10) == [written]
+        done = registries.file(id=written.id, expires_ms=expires_ms + 1_000)
         await registries.files.put(done)
+        assert await registries.files.overdue(10) == []
+        await registries.advance(1_000)
         assert await registries.files.overdue(10) == [done]
 
 

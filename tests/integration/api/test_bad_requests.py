@@ -154,7 +154,8 @@ async def test_a_body_that_grows_too_large_is_refused_without_a_content_length(u
     assert b"limit of 65536 bytes" in answer
 
 
-async def test_a_hopelessly_large_body_is_refused_by_its_length_alone(url: str) -> None:
+async def test_a_hopelessly_large_body_is_refused_by_its_length_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer_api.body.LEFTOVER_S", 0.1)
     answer = await exchange(
         url, b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n{"
     )

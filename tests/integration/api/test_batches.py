@@ -90,6 +90,16 @@ class TestIdempotency:
         assert (conflict.status_code, conflict.json()["error"]["code"]) == (422, "idempotency_conflict")
         assert (await http.get("/v1/batches")).json()["data"] == [first.json()]
 
+    async def test_it_outlives_its_input(self, http: httpx.AsyncClient, input_id: str) -> None:
+        first = await http.post("/v1/batches", json=body(input_id), headers=KEY)
+        await http.delete(f"/v1/files/{input_id}")
+        again = await http.post("/v1/batches", json=body(input_id), headers=KEY)
+        assert (again.status_code, again.json(), again.headers["idempotent-replayed"]) == (200, first.json(), "true")
+        conflict = await http.post("/v1/batches", json=body(input_id, metadata={"a": "b"}), headers=KEY)
+        assert (conflict.status_code, conflict.json()["error"]["code"]) == (422, "idempotency_conflict")
+        for headers in ({}, {"idempotency-key": "other"}):
+            assert (await http.post("/v1/batches", json=body(input_id), headers=headers)).status_code == 404
+
     async def test_without_a_key_each_is_its_own(self, http: httpx.AsyncClient, input_id: str) -> None:
         assert (await create(http, input_id))["id"] != (await create(http, input_id))["id"]
 

@@ -128,7 +128,8 @@ class TestTooLarge:
         assert (response.status_code, response.json()["error"]["code"]) == (413, "file_too_large")
         assert on_disk(files_dir) == ([], [])
 
-    async def test_hopelessly_is_refused_by_its_length_alone(self, url: str) -> None:
+    async def test_hopelessly_is_refused_by_its_length_alone(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("producer_api.body.LEFTOVER_S", 0.1)
         head = b"content-type: multipart/form-data; boundary=b\r\ncontent-length: 99999999999\r\n\r\n-"
         reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         writer.write(b"POST /v1/files HTTP/1.1\r\nhost: x\r\n" + head)

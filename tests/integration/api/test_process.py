@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
+import psutil
 import pytest
 
 from headrace.client import stream_chat
@@ -145,3 +146,29 @@ async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
 
 async def _length(texts: list[str], wanted: int) -> bool:
     return len(texts) >= wanted
+
+
+async def test_a_full_disk_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+    """The limit on the size of a file stands for the disk's: both fail the write that goes beyond."""
+    make_model(tmp_path / MODEL)
+    api = ApiProcess(clean_valkey.url, tmp_path / MODEL)
+    async with api.run() as process, httpx.AsyncClient(base_url=api.url) as http:
+        await api.ready(http)
+
+        async def upload(size: int) -> httpx.Response:
+            return await http.post("/v1/files", files={"file": ("in.jsonl", b"x" * size)}, data={"purpose": "batch"})
+
+        limits = psutil.Process(process.pid).rlimit
+        was = limits(psutil.RLIMIT_FSIZE)
+        limits(psutil.RLIMIT_FSIZE, (4_096, was[1]))
+        for size in (5_000, 3_000_000):
+            refused = await upload(size)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
+        assert (await upload(4_000)).status_code == 200
+        limits(psutil.RLIMIT_FSIZE, was)
+        assert (await upload(3_000_000)).status_code == 200
+        listed = (await http.get("/v1/files")).json()["data"]
+        assert [file["bytes"] for file in listed] == [3_000_000, 4_000]
+    files = tmp_path / "files"
+    assert sorted(path.name for path in (files / "blobs").iterdir()) == sorted(file["id"] for file in listed)
+    assert list((files / "scratch").iterdir()) == []

@@ -1,4 +1,5 @@
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -38,7 +39,6 @@ def test_results_come_back_in_the_order_of_the_input(journal: Journal) -> None:
 def test_the_prefix_ends_before_the_first_line_without_a_result(journal: Journal) -> None:
     journal.append([result(0), result(1, answered=False), result(3)])
     assert list(journal.prefix()) == [b'{"line":0}\n']
-    assert journal.first_missing == 2
     journal.append([result(2)])
     assert list(journal.prefix()) == [b'{"line":0}\n', b'{"line":2}\n', b'{"line":3}\n']
     assert journal.prefix_bytes == sum(map(len, journal.prefix()))
@@ -91,9 +91,11 @@ def test_a_record_that_was_altered_is_passed_over(journal: Journal, tmp_path: Pa
 
 def test_what_was_appended_is_on_the_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", synced.append)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_IFMT(os.fstat(descriptor).st_mode)))
     journal.append([result(0)])
-    assert len(synced) == 1
+    assert synced == [stat.S_IFREG, stat.S_IFDIR], "the bytes, and the name of a new file"
+    journal.append([result(1)])
+    assert synced[2:] == [stat.S_IFREG]
 
 
 @given(

@@ -269,7 +269,7 @@ async def _cut(queue: CutQueue) -> bool:
 
 
 class SlowStep(ScriptedEngine):
-    """Its second step ends only when the test lets it."""
+    """The second step of a request ends only when the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A store, a queue with a worker, and a folder: where clerks do their work."""
+"""A place where clerks work, in tests: a store, a queue with a scripted worker, a folder of files, and batches whose answers are known."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 
-from headrace.batch import Batch, BatchStatus, NewBatch
+from headrace.batch import BATCH_ENDED, Batch, BatchStatus, NewBatch
 from headrace.batch_ports import BlobStore
 from headrace.file import Purpose
 from headrace.files.folder import FolderBlobs
-from headrace.files.workspace import workspaces
+from headrace.files.journals import Journals
+from headrace.files.workspace import Workspace, workspaces
 from headrace.ids import new_batch_id, new_file_id
 from headrace.ports import JobQueue
 from headrace.queues.memory import MemoryQueue
@@ -22,8 +23,9 @@ from headrace.state import State
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
 from headrace.testing.registry_bench import RegistryBench
-from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker, pangram
+from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from headrace.testing.words import WordPrompter
+from headrace.wire.draft import Prompters
 from scheduler.batches.clerk import Clerk
 from scheduler.batches.resources import Resources
 from scheduler.batches.sweep import sweep
@@ -32,7 +34,7 @@ from scheduler.batches.validate import InputLimits
 TENANT = "alice"
 WINDOW_MS = 3_600_000
 LINES = 5
-SENTENCE = "".join(PANGRAM)
+PROMPTER = WordPrompter(context_length=200)
 
 
 def line(number: int, **body: Any) -> bytes:
@@ -52,6 +54,7 @@ class Site:
     root: Path
     blobs: FolderBlobs
     pace: Pace
+    prompters: Prompters = lambda _model: PROMPTER
 
     async def upload(self, content: bytes) -> str:
         scratch = self.blobs.scratch()
@@ -75,7 +78,8 @@ class Site:
             files=cut.watch(self.registries.files),
             batches=cut.watch(self.registries.batches),
             blobs=blobs,
-            prompters=lambda model: WordPrompter(context_length=200),
+            journals=Journals(),
+            prompters=self.prompters,
             root=self.root,
             limits=InputLimits(bytes=1_000_000, lines=100, line_bytes=10_000),
             file_ttl_s=1_000,
@@ -100,9 +104,12 @@ class Site:
                 await self.work(due, Cut())
             await self.registries.advance(1_000)
             batch = await self.batch(batch_id)
-            return batch if batch.status in ("completed", "failed", "expired", "cancelled") else None
+            return batch if batch.status in BATCH_ENDED else None
 
         return await eventually(ended)
+
+    def journal(self, batch_id: str) -> Path:
+        return Workspace(self.root, batch_id).journal
 
     def content(self, file_id: str | None) -> list[Any]:
         if file_id is None:
@@ -112,29 +119,52 @@ class Site:
 
 
 def answer(request: Request) -> Script:
-    """A line whose limit is 13 fails; the others answer."""
-    return Script(("boom",), State.FAILED, "the script says so") if request.sampling.max_tokens == 13 else pangram(request)
+    """A line whose limit is 13 fails; the others answer, each with words of its own."""
+    if request.sampling.max_tokens == 13:
+        return Script(("boom",), State.FAILED, "the script says so")
+    return Script((*PANGRAM, f" {fingerprint(request.prompt_ids)}", ""))
+
+
+def fingerprint(prompt_ids: Sequence[int]) -> int:
+    return sum(place * token for place, token in enumerate(prompt_ids))
+
+
+def answer_of(number: int) -> str:
+    """What `line(number)` is answered with."""
+    [message] = orjson.loads(line(number))["body"]["messages"]
+    return f"{''.join(PANGRAM)} {fingerprint(PROMPTER.chat([message]))}"
 
 
 @asynccontextmanager
-async def open_site(url: str, root: Path, *, limits: QueueLimits | None = None) -> AsyncIterator[Site]:
+async def open_site(
+    url: str, root: Path, *, queue: type[MemoryQueue] = MemoryQueue, limits: QueueLimits | None = None
+) -> AsyncIterator[Site]:
     registries = await RegistryBench.connect(url)
-    queue = MemoryQueue(clock=lambda: registries.now_ms, limits=limits)
+    made = queue(clock=lambda: registries.now_ms, limits=limits)
     pace = Pace()
     try:
-        async with ScriptedWorker(queue, model="m", script=answer, pace=pace).run():
-            yield Site(registries, queue, root, FolderBlobs(root), pace)
+        async with ScriptedWorker(made, model="m", script=answer, pace=pace).run():
+            yield Site(registries, made, root, FolderBlobs(root), pace)
         await registries.audit()
     finally:
         await registries.aclose()
 
 
-def check_complete(site: Site, batch: Batch) -> None:
+def check_complete(site: Site, batch: Batch, lines: int = LINES) -> None:
+    """Every one of the first `lines` lines is answered, in order, with its own answer."""
     assert batch.status is BatchStatus.COMPLETED
     assert batch.error_file_id is None
     answers = site.content(batch.output_file_id)
-    assert [one["custom_id"] for one in answers] == [f"line-{number}" for number in range(LINES)]
-    assert {one["response"]["body"]["choices"][0]["message"]["content"] for one in answers} == {SENTENCE}
-    assert (batch.progress.total, batch.progress.completed, batch.progress.failed) == (LINES, LINES, 0)
-    assert batch.progress.output_tokens == LINES * (len(PANGRAM) + 1)
+    assert [one["custom_id"] for one in answers] == [f"line-{number}" for number in range(lines)]
+    assert [one["response"]["body"]["choices"][0]["message"]["content"] for one in answers] == [
+        answer_of(number) for number in range(lines)
+    ]
+    assert (batch.progress.total, batch.progress.completed, batch.progress.failed) == (lines, lines, 0)
+    assert batch.progress.output_tokens == lines * (len(PANGRAM) + 2)
     assert list(workspaces(site.root)) == []
+
+
+async def turns(site: Site, batch_id: str, count: int) -> None:
+    """A clerk looks at the batch so often, and leaves it."""
+    left = iter(range(count - 1))
+    await site.work(batch_id, Cut(), until=lambda: next(left, None) is None)
