@@ -4,7 +4,7 @@ Every method runs without awaiting, so it is atomic on its event loop. One shard
 """
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -13,11 +13,10 @@ from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Hel
 from headrace.queues import rules
 from headrace.queues.bell import Bells
 from headrace.queues.claims import ClaimMemory
-from headrace.queues.lane import LaneQueue
 from headrace.queues.meters import Meters
-from headrace.queues.quarantine import Quarantine, Suspect
 from headrace.queues.record import Ended, Place, Record
 from headrace.queues.rules import QueueLimits
+from headrace.queues.waiting import Waiting
 from headrace.request import Lane, encode_request
 from headrace.state import TERMINAL, State
 
@@ -38,8 +37,7 @@ class MemoryQueue:
         self._jobs: dict[str, Record] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._tombs: dict[str, tuple[str, int]] = {}
-        self._lanes: dict[tuple[str, Lane], LaneQueue] = {}
-        self._quarantines: defaultdict[str, Quarantine] = defaultdict(Quarantine)
+        self._waiting = Waiting()
         self._claims = ClaimMemory()
         self._reports: dict[str, tuple[int, WorkerStatus]] = {}
         self._log_bells, self._work_bells = Bells(), Bells()
@@ -106,7 +104,7 @@ class MemoryQueue:
         job = self._find(tenant, job_id)
         if job.state is not State.QUEUED:
             return None
-        return 1 + (self._quarantines[job.model].rank(job.id) if job.suspect else self._lane(job).rank(tenant, job.place))
+        return 1 + self._waiting.rank(job)
 
     async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]:
         return self._find(tenant, job_id).behind(after, limit)
@@ -144,7 +142,7 @@ class MemoryQueue:
         jobs = self._jobs.values()
         queued = Counter((job.model, job.lane) for job in jobs if job.state is State.QUEUED)
         return Load(
-            lanes=tuple(Depth(*ward, queued[ward]) for ward in sorted(self._lanes)),
+            lanes=tuple(Depth(*ward, queued[ward]) for ward in self._waiting.wards),
             running=sum(job.state is State.RUNNING for job in jobs),
             delayed=sum(job.state is State.DELAYED for job in jobs),
             cost=sum(job.cost for job in jobs if not job.ended),
@@ -175,14 +173,13 @@ class MemoryQueue:
 
     async def summon(self, *, worker: str, models: Sequence[str]) -> bool:
         now = self._clock()
-        return any(self._quarantines[model].is_warden(worker, rules.TURN_MS, now) for model in models)
+        return any(self._waiting.is_warden(worker, model, rules.TURN_MS, now) for model in models)
 
     async def claim_suspect(self, *, worker: str, nonce: str, models: Sequence[str], lease_ms: int) -> Claim | None:
         now = self._clock()
         claims = self._recall(worker, nonce, now)
         if claims is None:
-            wards = (self._quarantines[model] for model in models)
-            taken = [self._jobs[ward.head()] for ward in wards if ward.is_warden(worker, 0, now)][:1]
+            taken = [self._jobs[self._waiting.suspect(model)] for model in models if self._waiting.is_warden(worker, model, 0, now)][:1]
             for job in taken:
                 self._lease(job, worker, now, lease_ms)
             claims = self._remember(worker, nonce, now, lease_ms, taken)
@@ -250,8 +247,7 @@ class MemoryQueue:
         """The job to take next, again and again; ends those whose deadline passed in the queue."""
         for lane in lanes:
             for model in models:
-                queue = self._lanes.get((model, lane))
-                while queue is not None and looks > 0 and (head := queue.head()) is not None:
+                while looks > 0 and (head := self._waiting.head(model, lane)) is not None:
                     looks -= 1
                     job = self._jobs[head]
                     if job.deadline_ms <= now:
@@ -270,8 +266,8 @@ class MemoryQueue:
 
     def _lease(self, job: Record, worker: str, now: int, lease_ms: int) -> None:
         if job.epoch == 0:  # a job that comes back was paid for by its first claim
-            self._lane(job).fairness.charge(job.tenant, job.cost)
-        self._dequeue(job)
+            self._waiting.charge(job)
+        self._waiting.remove(job)
         job.state, job.worker, job.epoch = State.RUNNING, worker, job.epoch + 1
         job.committed_at_claim, job.lease_due = job.committed, now + lease_ms
         job.started_ms = now if job.started_ms is None else job.started_ms
@@ -351,21 +347,12 @@ class MemoryQueue:
 
     def _enqueue(self, job: Record) -> None:
         job.state = State.QUEUED
-        if job.suspect:
-            self._quarantines[job.model].put(Suspect(self._clock(), job.id))
-        else:
-            self._lanes.setdefault((job.model, job.lane), LaneQueue()).put(job.tenant, job.place)
+        self._waiting.put(job, self._clock())
         self._work_bells.ring([job.lane])
-
-    def _dequeue(self, job: Record) -> None:
-        if job.suspect:
-            self._quarantines[job.model].remove(job.id)
-        else:
-            self._lane(job).remove(job.tenant, job.place)
 
     def _end(self, job: Record, state: State, reason: str) -> None:
         if job.state is State.QUEUED:
-            self._dequeue(job)
+            self._waiting.remove(job)
         job.state, job.reason, job.ended_ms, job.worker = state, reason, self._clock(), ""
         job.lease_due = job.delay_due = job.viewer_due = None
         self._meters.leave(job.tenant, job.cost, job.ended_ms)
@@ -397,6 +384,3 @@ class MemoryQueue:
     def _held(self, one: Held | Append | Finish) -> Record | None:
         job = self._jobs.get(one.job_id)
         return job if job is not None and job.state is State.RUNNING and job.epoch == one.epoch else None
-
-    def _lane(self, job: Record) -> LaneQueue:
-        return self._lanes[job.model, job.lane]

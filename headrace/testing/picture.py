@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from headrace.ports import START, Job, LogEntry
-from headrace.state import LIVE, TERMINAL, TRANSITIONS
+from headrace.request import Lane
+from headrace.state import LIVE, TERMINAL, TRANSITIONS, State
 from headrace.testing.bench import Bench, Outcome
 
 
@@ -65,3 +66,19 @@ def _check_logs(before: Picture, after: Picture) -> None:
         ends = [entry.end for entry in log if entry.end is not None]
         assert ends == ([job.state] if job.state in TERMINAL else [])
         assert not ends or log[-1].end is not None
+
+
+async def check_reads(bench: Bench, picture: Picture) -> None:
+    """Asserts that states, lists and counts say the same as the jobs themselves."""
+    jobs, queue = picture.jobs, bench.queue
+    assert dict(zip(jobs, await queue.states(list(jobs)), strict=True)) == {job_id: job.state for job_id, job in jobs.items()}
+    for tenant in bench.made:
+        listed = await queue.list_jobs(tenant, after=None, limit=10_000)
+        own = [job_id for job_id, job in jobs.items() if job.request.tenant == tenant and job.request.lane is not Lane.BATCH]
+        assert sorted(job.request.id for job in listed) == sorted(own)
+        assert all(jobs[job.request.id] == job for job in listed)
+    load = await queue.load()
+    states = [job.state for job in jobs.values()]
+    assert sum(depth.queued for depth in load.lanes) == states.count(State.QUEUED)
+    assert (load.running, load.delayed) == (states.count(State.RUNNING), states.count(State.DELAYED))
+    assert load.cost == sum(job.request.cost for job in jobs.values() if job.state in LIVE)

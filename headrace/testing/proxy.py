@@ -5,6 +5,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from socket import SO_LINGER, SOL_SOCKET
+from ssl import SSLContext
 from urllib.parse import urlsplit
 
 _PIECE = 65_536
@@ -112,10 +113,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(upstream: str) -> AsyncIterator[Proxy]:
-    """To the path of a Unix socket, or http://host:port."""
+async def proxy_to(upstream: str, tls: SSLContext | None = None) -> AsyncIterator[Proxy]:
+    """To the path of a Unix socket, or http://host:port. `tls`: what clients are met with."""
     proxy = Proxy(upstream)
-    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0, ssl=tls)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

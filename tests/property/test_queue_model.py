@@ -5,7 +5,6 @@ promises given what the job looked like before the call, and the shape of logs a
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,11 +19,12 @@ from headrace.embedded import EmbeddedValkey
 from headrace.errors import QueueFull, TenantFull
 from headrace.ids import shard_of
 from headrace.ports import Claim, Job, Submission, Verdict
-from headrace.queues.rules import STRIKES_PER_CRASH, SUSPECT_STRIKES, TURN_MS, QueueLimits
+from headrace.queues.rules import STRIKES_PER_CRASH, TURN_MS, QueueLimits
 from headrace.request import Lane, Request
 from headrace.state import LIVE, TERMINAL, State
 from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, RedisBench
-from headrace.testing.picture import Picture, check_changes, look
+from headrace.testing.picture import Picture, check_changes, check_reads, look
+from tests.property.suspicion import Suspicion
 
 T = TypeVar("T")
 
@@ -54,10 +54,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.submissions: list[Submission] = []
         self.holdings: list[Holding] = []
         self.owners: dict[str, str] = {}
-        self.strikes: Counter[str] = Counter()
-        self.at_claim: dict[str, int] = {}
-        self.queued_since: dict[str, int] = {}
-        self.turns: dict[int, tuple[str, int]] = {}
+        self.suspicion = Suspicion(LIMITS.max_solo_crashes)
         self.purged: dict[str, int] = {}
         self.serial = 0
 
@@ -67,9 +64,7 @@ class QueueMachine(RuleBasedStateMachine):
         before, self.picture = self.picture, self.run(look(self.bench))
         check_changes(before, self.picture, transitions)
         self.purged |= dict.fromkeys(before.jobs.keys() - self.picture.jobs.keys(), self.bench.now_ms)
-        for job_id, job in self.picture.jobs.items():
-            if job.state is State.QUEUED and (job_id not in before.jobs or before.jobs[job_id].state is not State.QUEUED):
-                self.queued_since[job_id] = self.bench.now_ms
+        self.suspicion.note_queued(before, self.picture, self.bench.now_ms)
         return answer
 
     def twice(self, repeated: bool, make: Callable[[], Coroutine[Any, Any, T]], *transitions: str) -> T:
@@ -171,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
             again = self.call(self.bench.claim(worker, nonce=nonce, lanes=lanes, max_jobs=max_jobs))
             # Each call walks the shards from another one on.
             assert sorted(again, key=lambda claim: claim.request.id) == sorted(claims, key=lambda claim: claim.request.id)
-        claimable = {i for i, job in self.waiting(before, suspects=False).items() if job.deadline_ms > self.bench.now_ms}
+        claimable = {i for i, job in self.suspicion.waiting(before, suspects=False).items() if job.deadline_ms > self.bench.now_ms}
         taken = [claim.request.id for claim in claims]
         assert set(taken) <= claimable
         assert len(taken) == len(set(taken)) == min(max_jobs, len(claimable))
@@ -180,14 +175,11 @@ class QueueMachine(RuleBasedStateMachine):
         for claim in claims:
             self.note_claim(claim, before, worker, lost)
 
-    def waiting(self, picture: Picture, *, suspects: bool) -> dict[str, Job]:
-        queued = {i: job for i, job in picture.jobs.items() if job.state is State.QUEUED}
-        return {i: job for i, job in queued.items() if (self.strikes[i] >= SUSPECT_STRIKES) is suspects}
-
     def note_claim(self, claim: Claim, before: Picture, worker: str, lost: bool) -> None:
         job = before.jobs[claim.request.id]
         assert (claim.request, claim.epoch, claim.committed) == (job.request, job.epoch + 1, job.committed)
-        self.owners[claim.request.id], self.at_claim[claim.request.id] = worker, claim.committed
+        self.owners[claim.request.id] = worker
+        self.suspicion.note_claim(job)
         if not lost:
             self.holdings.append(Holding(claim.request.id, claim.epoch, worker, claim.committed))
 
@@ -201,33 +193,21 @@ class QueueMachine(RuleBasedStateMachine):
         claim = self.call(self.bench.claim_suspect(worker, nonce=nonce), "claim")
         if repeated and claim is not None:
             assert self.call(self.bench.claim_suspect(worker, nonce=nonce)) == claim
-        mine = self.shards_to_serve(worker, before, patience=0)
+        mine = self.suspicion.shards_to_serve(worker, before, 0, self.bench.now_ms)
         assert (claim is not None) == bool(mine)
         if claim is not None:
-            assert claim.request.id in self.waiting(before, suspects=True)
+            assert claim.request.id in self.suspicion.waiting(before, suspects=True)
             shard = shard_of(claim.request.id)
             assert shard in mine
-            self.turns[shard] = mine[shard]
+            self.suspicion.note_turns({shard: mine[shard]})
             self.note_claim(claim, before, worker, lost)
         return claim is not None
 
     @rule(worker=st.sampled_from(WORKERS))
     def summon(self, worker: str) -> None:
-        mine = self.shards_to_serve(worker, self.picture, patience=TURN_MS)
+        mine = self.suspicion.shards_to_serve(worker, self.picture, TURN_MS, self.bench.now_ms)
         assert self.call(self.bench.summon(worker)) == bool(mine)
-        self.turns |= mine
-
-    def shards_to_serve(self, worker: str, picture: Picture, patience: int) -> dict[int, tuple[str, int]]:
-        """Shards with suspects where it is this worker's turn or nobody's, with the turn: whose, and since when."""
-        mine, now = {}, self.bench.now_ms
-        for job_id in self.waiting(picture, suspects=True):
-            shard = shard_of(job_id)
-            warden, began = self.turns.get(shard, ("", 0))
-            if now >= began + 2 * TURN_MS and now >= self.queued_since[job_id] + patience:
-                mine[shard] = (worker, now)
-            elif warden == worker and now < began + TURN_MS:
-                mine[shard] = (worker, began)
-        return mine
+        self.suspicion.note_turns(mine)
 
     @precondition(lambda self: self.holdings)
     @rule(
@@ -279,7 +259,7 @@ class QueueMachine(RuleBasedStateMachine):
         one = self.holdings[which % len(self.holdings)]
         held, before = self.is_held(one), self.picture
         if held:
-            self.forgive(one.job_id)
+            self.suspicion.forgive(before.jobs[one.job_id])
         verdict = self.twice(repeated, lambda: self.bench.release(one.job_id, one.epoch, delay_ms), "release")
         if held:
             assert verdict is Verdict.OK
@@ -293,7 +273,7 @@ class QueueMachine(RuleBasedStateMachine):
         held = {i for i, job in self.picture.jobs.items() if job.state is State.RUNNING and self.owners[i] == worker}
         before = self.picture
         assert set(self.call(self.bench.queue.reap_worker(worker), "reap")) == held
-        self.strike(before, STRIKES_PER_CRASH)
+        self.suspicion.check_reaped(before, self.picture, STRIKES_PER_CRASH, self.bench.now_ms)
         assert all(self.picture.jobs[job_id].state is not State.RUNNING for job_id in held)
 
     @rule(worker=st.sampled_from(WORKERS), progress=st.sampled_from([False, False, True]))
@@ -307,21 +287,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.reap_worker(worker)
         self.advance(2 * TURN_MS)
 
-    def forgive(self, job_id: str) -> None:
-        if self.picture.jobs[job_id].committed > self.at_claim[job_id]:
-            self.strikes[job_id] = 0
-
-    def strike(self, before: Picture, weight: int) -> None:
-        """Jobs have just lost their lease: none is dead but for what happened to it alone."""
-        for job_id, job in before.jobs.items():
-            if job.state is not State.RUNNING or (after := self.picture.jobs[job_id]).epoch == job.epoch:
-                continue
-            self.forgive(job_id)
-            self.strikes[job_id] += weight
-            over = job.cancel_requested or job.deadline_ms <= self.bench.now_ms
-            alone = self.strikes[job_id] - SUSPECT_STRIKES
-            assert (after.state is State.DEAD) == (not over and alone >= STRIKES_PER_CRASH * LIMITS.max_solo_crashes)
-
     # Time and sweeps
 
     @rule(ms=st.sampled_from([1, 500, LEASE_MS // 2, LEASE_MS, 10_000, 60_000]))
@@ -332,7 +297,7 @@ class QueueMachine(RuleBasedStateMachine):
     def reap_expired(self, limit: int) -> None:
         before = self.picture
         self.call(self.bench.queue.reap_expired(limit), "reap")
-        self.strike(before, 1)
+        self.suspicion.check_reaped(before, self.picture, 1, self.bench.now_ms)
 
     @rule(limit=st.sampled_from([1, 100]))
     def promote(self, limit: int) -> None:
@@ -362,21 +327,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def reads_agree(self) -> None:
-        jobs = self.picture.jobs
-        assert dict(zip(jobs, self.run(self.bench.queue.states(list(jobs))), strict=True)) == {i: job.state for i, job in jobs.items()}
-        for tenant in TENANTS:
-            listed = self.run(self.bench.queue.list_jobs(tenant, after=None, limit=10_000))
-            own = [job for job in jobs.values() if job.request.tenant == tenant and job.request.lane is not Lane.BATCH]
-            assert sorted(job.request.id for job in listed) == sorted(job.request.id for job in own)
-            assert all(jobs[job.request.id] == job for job in listed)
-
-    @invariant()
-    def counts_agree(self) -> None:
-        load = self.run(self.bench.queue.load())
-        states = [job.state for job in self.picture.jobs.values()]
-        assert sum(depth.queued for depth in load.lanes) == states.count(State.QUEUED)
-        assert (load.running, load.delayed) == (states.count(State.RUNNING), states.count(State.DELAYED))
-        assert load.cost == sum(job.request.cost for job in self.picture.jobs.values() if job.state in LIVE)
+        self.run(check_reads(self.bench, self.picture))
 
     def teardown(self) -> None:
         try:

@@ -3,83 +3,24 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
 import pytest
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import START, Append, Job, LogEntry
+from headrace.ports import Append, LogEntry
 from headrace.queues.memory import MemoryQueue
 from headrace.request import Lane, Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
 from headrace.testing.eventually import eventually
+from tests.unit.workers.at_work import MODEL, GatedEngine, ended, has_committed, is_running, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.engine_thread import EngineThread
-from workers.ports import Capacity, Delta, EngineRequest
+from workers.ports import Capacity, Delta
 from workers.worker import Timing, Worker
-
-MODEL = "test-model"
-
-
-class GatedEngine(ScriptedEngine):
-    """Steps only as often as it is allowed to, so that a test can act between two steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.allowed = 0
-        self.added: list[EngineRequest] = []
-
-    def add(self, request: EngineRequest) -> None:
-        self.added.append(request)
-        super().add(request)
-
-    def step(self, timeout: float) -> list[Delta]:
-        if self.allowed == 0 or not self._runs:
-            return []
-        self.allowed -= 1
-        return super().step(timeout)
-
-
-@asynccontextmanager
-async def working(queue: MemoryQueue, engine: ScriptedEngine, name: str = "w1") -> AsyncIterator[Worker]:
-    thread = EngineThread(engine)
-    worker = Worker(
-        name=name,
-        model=MODEL,
-        queue=queue,
-        engine=thread,
-        timing=Timing(idle=0.01, retry_first=0.001, retry_longest=0.001),
-        clock=asyncio.get_running_loop().time,
-    )
-    running = asyncio.ensure_future(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await running
-        thread.close()
-
-
-async def ended(queue: MemoryQueue, request: Request) -> Job:
-    async def look() -> Job | None:
-        job = await queue.get(request.tenant, request.id)
-        return job if job.ended_ms is not None else None
-
-    job = await eventually(look)
-    assert job is not None
-    return job
-
-
-async def log_of(queue: MemoryQueue, request: Request) -> list[LogEntry]:
-    return await queue.read_log(request.tenant, request.id, START, 10_000)
-
-
-def tokens_of(log: list[LogEntry]) -> tuple[int, ...]:
-    return tuple(token for entry in log for token in entry.token_ids)
 
 
 async def test_a_job_runs_to_its_end() -> None:
@@ -121,7 +62,7 @@ async def test_a_resumed_job_goes_on_behind_the_log() -> None:
     engine = GatedEngine()
     engine.allowed = 3
     async with working(queue, engine):
-        await eventually(lambda: _committed(queue, request, 3))
+        await eventually(lambda: has_committed(queue, request, 3))
     job = await queue.get("default", request.id)
     assert job.state is State.QUEUED  # the drain gave it back
     second = GatedEngine()
@@ -134,17 +75,13 @@ async def test_a_resumed_job_goes_on_behind_the_log() -> None:
     assert [entry.position for entry in log] == sorted({entry.position for entry in log})
 
 
-async def _committed(queue: MemoryQueue, request: Request, count: int) -> bool:
-    return (await queue.get(request.tenant, request.id)).committed >= count
-
-
 async def test_a_draining_worker_gives_back_without_counting_a_crash() -> None:
     queue, request = MemoryQueue(), make_request(max_tokens=50)
     await queue.accept(make_submission(request))
     engine = GatedEngine()
     engine.allowed = 4
     async with working(queue, engine):
-        await eventually(lambda: _committed(queue, request, 2))
+        await eventually(lambda: has_committed(queue, request, 2))
     job = await queue.get("default", request.id)
     assert (job.state, job.crashes) == (State.QUEUED, 0)
     assert job.committed >= 2
@@ -154,7 +91,7 @@ async def test_a_cancel_stops_a_running_job_and_keeps_its_tokens() -> None:
     queue, request = MemoryQueue(), make_request(max_tokens=10_000)
     await queue.accept(make_submission(request))
     async with working(queue, ScriptedEngine()):
-        await eventually(lambda: _committed(queue, request, 3))
+        await eventually(lambda: has_committed(queue, request, 3))
         assert await queue.cancel("default", request.id) is State.RUNNING
         job = await ended(queue, request)
     assert (job.state, job.reason) == (State.CANCELLED, "cancelled")
@@ -165,13 +102,9 @@ async def test_a_cancel_reaches_a_job_that_appends_nothing() -> None:
     queue, request = MemoryQueue(), make_request()
     await queue.accept(make_submission(request))
     async with working(queue, GatedEngine()):  # never steps: like a long prefill
-        await eventually(lambda: _running(queue, request))
+        await eventually(lambda: is_running(queue, request))
         await queue.cancel("default", request.id)
         assert (await ended(queue, request)).state is State.CANCELLED
-
-
-async def _running(queue: MemoryQueue, request: Request) -> bool:
-    return (await queue.get(request.tenant, request.id)).state is State.RUNNING
 
 
 async def test_a_deadline_ends_a_running_job() -> None:
@@ -179,7 +112,7 @@ async def test_a_deadline_ends_a_running_job() -> None:
     queue, request = MemoryQueue(clock=clock), make_request(max_tokens=10_000)
     await queue.accept(make_submission(request, ttl_ms=1_000))
     async with working(queue, ScriptedEngine()):
-        await eventually(lambda: _committed(queue, request, 2))
+        await eventually(lambda: has_committed(queue, request, 2))
         clock.advance(1_001)
         job = await ended(queue, request)
     assert (job.state, job.reason) == (State.EXPIRED, "deadline")
@@ -190,7 +123,7 @@ async def test_a_fenced_worker_writes_nothing_more_and_works_on() -> None:
     stolen, other = make_request(max_tokens=10_000), make_request(prompt_ids=(9,), max_tokens=4)
     await queue.accept(make_submission(stolen))
     async with working(queue, ScriptedEngine(), name="zombie") as zombie:
-        await eventually(lambda: _committed(queue, stolen, 2))
+        await eventually(lambda: has_committed(queue, stolen, 2))
         zombie._model = "nothing"  # it must not claim the job again itself
         await queue.reap_worker("zombie")
         committed = (await queue.get("default", stolen.id)).committed
@@ -270,7 +203,7 @@ async def test_leases_are_renewed_and_jobs_claimed_though_steps_are_shorter_than
         name="w", model=MODEL, queue=queue, engine=thread, timing=Timing(lease=0.05, idle=0.01), clock=asyncio.get_running_loop().time
     )
     running = asyncio.ensure_future(worker.run())
-    await eventually(partial(_committed, queue, first, 3))
+    await eventually(partial(has_committed, queue, first, 3))
     await queue.accept(make_submission(second))
     assert (await ended(queue, second)).state is State.DONE
     assert queue.renewals > 0
@@ -294,11 +227,11 @@ async def test_an_urgent_job_does_not_wait_for_a_full_engine() -> None:
     async with working(queue, YieldingEngine(max_running=2, max_tokens=10**6)):
         for request in endless:
             await queue.accept(make_submission(request))
-            await eventually(partial(_running, queue, request))
+            await eventually(partial(is_running, queue, request))
         await queue.accept(make_submission(urgent))
         assert (await ended(queue, urgent)).state is State.DONE
         for request in endless:
-            assert await _running(queue, request)
+            assert await is_running(queue, request)
 
 
 class CutQueue(MemoryQueue):
@@ -322,7 +255,7 @@ async def test_a_drain_that_loses_the_store_for_one_call_loses_no_token() -> Non
         engine = GatedEngine()
         engine.allowed = 3
         async with working(queue, engine) as worker:
-            await eventually(partial(_committed, queue, request, 3))
+            await eventually(partial(has_committed, queue, request, 3))
             queue.draining = worker
             engine.allowed = 2
             await eventually(partial(_cut, queue))
@@ -355,7 +288,7 @@ async def test_a_step_may_outlast_the_lease() -> None:
     loop = asyncio.get_running_loop()
     worker = Worker(name="w", model=MODEL, queue=queue, engine=thread, timing=Timing(lease=0.05, idle=0.01), clock=loop.time)
     running = asyncio.ensure_future(worker.run())
-    await eventually(partial(_committed, queue, request, 1))
+    await eventually(partial(has_committed, queue, request, 1))
     until = loop.time() + 0.25
     while loop.time() < until:
         assert not await queue.reap_expired(10)
