@@ -90,6 +90,9 @@ class BatchLease:
     epoch: int
 
 
+NO_FILE = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchUpdate:
     """What a holder writes. None: as it was."""
@@ -99,6 +102,7 @@ class BatchUpdate:
     model: str | None = None
     faults: tuple[LineFault, ...] | None = None
     output_file_id: str | None = None
+    """NO_FILE: none any more."""
     error_file_id: str | None = None
 
 

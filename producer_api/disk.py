@@ -5,22 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 
-from producer_api.envelope import HttpError
+from producer_api.envelope import HttpError, unavailable
 
 logger = logging.getLogger(__name__)
 
 _FULL = (ENOSPC, EDQUOT, EFBIG)
+_RETRY_S = 10
 
 
 @contextmanager
-def room_on_disk() -> Iterator[None]:
-    """Around writes of a file. Raises 507 in place of an OSError that says there is no room."""
+def writing_files() -> Iterator[None]:
+    """Around writes of a file. An OSError becomes 507 if the disk is full, else 503: neither is a fault of the request, nor of ours."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        logger.error("no room for a file that is being uploaded: %s", error.strerror)
-        raise HttpError(
-            507, f"The server has no room for the file ({error.strerror}); nothing of it was kept.", code="insufficient_storage"
-        ) from None
+        logger.error("a file that is being uploaded cannot be written: %s", error)
+        why = f"The server cannot store the file ({error.strerror}); nothing of it was kept."
+        if error.errno in _FULL:
+            raise HttpError(507, why, code="insufficient_storage") from None
+        raise unavailable(why, code="storage_unavailable", seconds=_RETRY_S) from None

@@ -19,7 +19,7 @@ from headrace.batch_ports import BlobStore
 from headrace.errors import RequestError
 from headrace.wire.json_object import fingerprint
 from producer_api.body import DRAINED, check_coding
-from producer_api.disk import room_on_disk
+from producer_api.disk import writing_files
 from producer_api.envelope import HttpError
 from producer_api.upload_form import UploadForm
 
@@ -46,12 +46,13 @@ class Upload:
 async def receive(http: Request, blobs: BlobStore, limit: int) -> AsyncIterator[Upload]:
     """The request's file. Its scratch is gone afterwards, however this ends, unless it was published.
 
-    Raises RequestError (413 as soon as the file exceeds `limit` bytes, 507 as soon as the disk has no room), ClientDisconnect.
+    Raises RequestError (413 as soon as the file exceeds `limit` bytes, 507 or 503 as soon as the disk fails), ClientDisconnect.
     """
     form = _form(http, limit)
     scratch = await asyncio.to_thread(blobs.scratch)
     try:
-        sink = _Sink(await asyncio.to_thread(scratch.open, "xb"))
+        with writing_files():
+            sink = _Sink(await asyncio.to_thread(scratch.open, "xb"))
         try:
             await _fill(sink, form, http, limit)
         finally:
@@ -66,7 +67,8 @@ async def receive(http: Request, blobs: BlobStore, limit: int) -> AsyncIterator[
             body_hash=fingerprint(http.url.path, parts),
         )
     finally:
-        await asyncio.to_thread(scratch.unlink, missing_ok=True)
+        with suppress(OSError):  # what cannot be deleted now is swept away later
+            await asyncio.to_thread(scratch.unlink, missing_ok=True)
 
 
 class _Sink:
@@ -95,11 +97,11 @@ class _Sink:
 
     def _store(self, piece: bytearray) -> None:
         self._digest.update(piece)
-        with room_on_disk():
+        with writing_files():
             self._file.write(piece)
 
     def close(self) -> None:
-        with room_on_disk():  # what is left in its buffer is written here
+        with writing_files():  # what is left in its buffer is written here
             self._file.close()
 
 

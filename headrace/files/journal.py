@@ -14,6 +14,7 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from errno import EIO
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -45,18 +46,28 @@ class Tally:
     output_tokens: int = 0
 
 
-class Journal:
-    """A reader that remembers where every line's result is, 13 bytes a line, and a writer.
+class JournalDamaged(OSError):
+    """A record is not what it was when it was taken in."""
 
-    One thread at a time may `refresh` or `append`; others may go on reading what they have begun to read.
+
+class Journal:
+    """A reader that remembers where every line's record is, 17 bytes a line, and a writer.
+
+    One thread at a time may `refresh` or `append`; others may go on reading what they have begun to read. A journal that is another file
+    than it was, or a shorter one, is read anew from its start: what is not in it is missing, and not remembered.
     """
 
     def __init__(self, path: Path) -> None:
         """The file need not exist yet."""
         self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file_id: tuple[int, int] | None = None
         self._read_to = 0
         self._offsets = array("q")
         self._lengths = array("i")
+        self._data_lengths = array("i")
         self._kinds = bytearray()
         self._prefix_lines = 0
         self.tally = Tally()
@@ -75,8 +86,10 @@ class Journal:
         try:
             descriptor = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
+            self._forget()
             return
         try:
+            self._recognize(os.fstat(descriptor))
             size = _READ_BYTES
             while piece := os.pread(descriptor, size, self._read_to):
                 if whole := piece.rfind(b"\n") + 1:
@@ -89,6 +102,12 @@ class Journal:
         finally:
             os.close(descriptor)
         self._extend_prefix()
+
+    def _recognize(self, found: os.stat_result) -> None:
+        file_id = (found.st_dev, found.st_ino)
+        if file_id != self._file_id or found.st_size < self._read_to:
+            self._forget()
+            self._file_id = file_id
 
     def append(self, results: Sequence[Result]) -> None:
         """Make results durable. Raises OSError, and then any part of them may be.
@@ -125,13 +144,23 @@ class Journal:
         return next(self._read([line], _NO), None) if line in self else None
 
     def _read(self, lines: Sequence[int], kind: int) -> Iterator[bytes]:
+        """Raises JournalDamaged."""
+        # All that is needed of this object is taken now: it may have forgotten it when the next piece is asked for.
+        offsets, lengths = self._offsets, self._lengths
         wanted = [line for line in lines if self._kinds[line] == kind]
-        if not wanted:
+        return self._read_records(wanted, offsets, lengths)
+
+    def _read_records(self, lines: Sequence[int], offsets: "array[int]", lengths: "array[int]") -> Iterator[bytes]:
+        if not lines:
             return
         with self._path.open("rb") as file:
-            for line in wanted:
-                file.seek(self._offsets[line])
-                yield file.read(self._lengths[line])
+            for line in lines:
+                file.seek(offsets[line])
+                parts = _parts(file.read(lengths[line]))
+                if parts is None or int(parts[1]) != line:
+                    self._file_id = None  # the next look starts anew
+                    raise JournalDamaged(EIO, f"the record of line {line} is not what it was", str(self._path))
+                yield parts[5]
 
     def _take_in(self, records: bytes) -> None:
         start = 0
@@ -141,8 +170,8 @@ class Journal:
         self._read_to += start
 
     def _take_in_one(self, record: bytes, at: int) -> None:
-        parts = record.split(b" ", 5)
-        if len(parts) != 6 or parts[0] != _checksum(record[9:-1]):
+        parts = _parts(record)
+        if parts is None:
             return
         line, kind = int(parts[1]), _KINDS[parts[2]]
         if line in self:
@@ -151,9 +180,11 @@ class Journal:
             self._kinds.extend(bytes(grow))
             self._offsets.extend([0] * grow)
             self._lengths.extend([0] * grow)
+            self._data_lengths.extend([0] * grow)
         self._kinds[line] = kind
-        self._offsets[line] = at + len(record) - len(parts[5])
-        self._lengths[line] = len(parts[5])
+        self._offsets[line] = at
+        self._lengths[line] = len(record)
+        self._data_lengths[line] = len(parts[5])
         tally = self.tally
         if kind == _OK:
             tally.completed += 1
@@ -165,8 +196,14 @@ class Journal:
     def _extend_prefix(self) -> None:
         while self._prefix_lines in self:
             if self._kinds[self._prefix_lines] == _OK:
-                self.prefix_bytes += self._lengths[self._prefix_lines]
+                self.prefix_bytes += self._data_lengths[self._prefix_lines]
             self._prefix_lines += 1
+
+
+def _parts(record: bytes) -> list[bytes] | None:
+    """The fields of a record, the last with its newline; None if it is not whole."""
+    parts = record.split(b" ", 5)
+    return parts if len(parts) == 6 and parts[0] == _checksum(record[9:-1]) else None
 
 
 def _record(result: Result) -> bytes:

@@ -9,7 +9,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from headrace.batch import BATCH_ENDED, BATCH_TRANSITIONS, Batch, BatchStatus, LineFault, NewBatch, Progress
-from headrace.batch_ports import BatchLease, BatchUpdate, Stored
+from headrace.batch_ports import NO_FILE, BatchLease, BatchUpdate, Stored
 from headrace.errors import BatchLeaseLost, BatchNotCancellable, BatchNotFound, SchemaUnknown
 from headrace.queues.server import Command, Server
 from headrace.registries.library import stored
@@ -122,6 +122,8 @@ def _written(update: BatchUpdate) -> dict[str, str | bytes]:
 def _batch(flat: Sequence[bytes]) -> Batch:
     """From names and values in turn. Raises SchemaUnknown."""
     fields: dict[str, Any] = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    for name in ("output_file_id", "error_file_id"):
+        fields[name] = None if fields.get(name, NO_FILE) == NO_FILE else fields[name]
     fields |= {name: orjson.loads(fields[name]) for name in _JSON_FIELDS if name in fields}
     try:
         return _BATCH.validate_python(fields)

@@ -20,7 +20,7 @@ from producer_api import openapi
 from producer_api.admission import idempotency_key
 from producer_api.archive import Archive
 from producer_api.auth import Tenant
-from producer_api.disk import room_on_disk
+from producer_api.disk import writing_files
 from producer_api.download import Pieces, blob_pieces, download, line_pieces
 from producer_api.envelope import json_response
 from producer_api.file_object import file_object
@@ -43,7 +43,7 @@ async def upload_file(http: Request, services: Served, tenant: Tenant) -> Respon
     async with receive(http, archive.blobs, settings.max_file_bytes) as upload:
         record = _new_record(tenant, upload, settings.file_ttl_s)
         # The bytes first: a record without them would be a file that was lost, bytes without a record are swept away.
-        with room_on_disk():
+        with writing_files():
             await asyncio.to_thread(archive.blobs.publish, upload.scratch, record.id)
     stored_id = await _record(archive, record, key, upload.body_hash)
     if stored_id == record.id:

@@ -20,12 +20,17 @@ from scheduler.batches.progress import counted
 from scheduler.batches.resources import Resources
 from scheduler.batches.results import undone_line
 
+CLOCK_SKEW_MS = 60_000
+"""That a window has closed is found by the clocks of clerks, and when, is stamped by the store's."""
+
 
 def outcome(batch: Batch, *, whole: bool) -> tuple[BatchStatus, str]:
-    """How the batch ends, and the code of lines that were not finished. `whole`: every line has a result."""
+    """How the batch ends, and the code of lines that have no result. `whole`: every line has one."""
     if batch.status is BatchStatus.CANCELLING:
         return BatchStatus.CANCELLED, "batch_cancelled"
-    return BatchStatus.COMPLETED if whole else BatchStatus.EXPIRED, "batch_expired"
+    if whole or (batch.finalizing_ms or 0) < batch.expires_ms - CLOCK_SKEW_MS:
+        return BatchStatus.COMPLETED, "result_lost"
+    return BatchStatus.EXPIRED, "batch_expired"
 
 
 async def assemble(resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:

@@ -6,14 +6,16 @@ import secrets
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
+from errno import ENOENT
 
 from headrace.batch import BATCH_ENDED, BatchStatus, LineFault, Progress
-from headrace.batch_ports import BatchUpdate
+from headrace.batch_ports import NO_FILE, BatchUpdate
 from headrace.errors import BatchLeaseLost, FileNotKnown, ModelUnavailable, QueueFull, QueueUnavailable
 from headrace.files.workspace import Workspace
+from headrace.ids import made_file_id
 from scheduler.batches.assemble import assemble
 from scheduler.batches.hold import LEASE_MS, Hold
-from scheduler.batches.lines import Index, Input
+from scheduler.batches.lines import Input, index_anew, open_input
 from scheduler.batches.resources import Resources
 from scheduler.batches.run import Runner
 from scheduler.batches.validate import Validator
@@ -95,15 +97,13 @@ class Clerk:
         await asyncio.to_thread(workspace.remove)
 
     async def _run(self, hold: Hold, workspace: Workspace, until: Callable[[], bool]) -> None:
-        try:
-            index = Index.load(workspace.index)
-        except FileNotFoundError:
-            if hold.batch.status is not BatchStatus.CANCELLING and not self._closed(hold):
-                raise  # the folder of files is not the one it was; it may come back
+        total = hold.batch.progress.total
+        found = open_input(workspace, total) or await self._restore(hold, workspace)
+        if found is None:
             await self._give_up(hold, workspace)
             return
-        journal = await hold.keep(asyncio.to_thread(self._resources.journals.latest, workspace.journal))
-        with closing(Input(workspace.input, index)) as lines:
+        with closing(found) as lines:
+            journal = await hold.keep(asyncio.to_thread(self._resources.journals.latest, workspace.journal))
             if hold.batch.status is not BatchStatus.FINALIZING:
                 runner = Runner(self._resources, hold, lines, journal)
                 await runner.run(until)
@@ -115,18 +115,37 @@ class Clerk:
         logger.info("batch %s is %s: %s", hold.batch.new.id, hold.batch.status, hold.batch.progress)
         await asyncio.to_thread(workspace.remove)
 
+    async def _restore(self, hold: Hold, workspace: Workspace) -> Input | None:
+        """The input, read again from what is left of the workspace or from the uploaded file; None if it is gone, or was never read.
+
+        Results that were lost with the workspace are missing: those that the queue still has are collected again, the others are lost.
+        Raises OSError while the window is open and there is no input: a disk that is away may come back.
+        """
+        batch, total = hold.batch, hold.batch.progress.total
+        if not total:
+            return None
+        workspace.create()
+        for _attempt in range(2):
+            if workspace.input.exists():
+                await hold.keep(asyncio.to_thread(index_anew, workspace, self._resources.limits.line_bytes))
+                if (found := open_input(workspace, total)) is not None:
+                    logger.error("batch %s has lost working files; its input was read again", batch.new.id)
+                    return found
+            workspace.input.unlink(missing_ok=True)
+            with suppress(FileNotKnown):
+                await asyncio.to_thread(self._resources.blobs.borrow, batch.new.input_file_id, workspace.input)
+        if batch.status is BatchStatus.CANCELLING or self._closed(hold):
+            return None
+        raise FileNotFoundError(ENOENT, "the batch's files are gone, and so is its input", str(workspace.folder))
+
     async def _give_up(self, hold: Hold, workspace: Workspace) -> None:
-        """End a batch that has no index: cancelled before its input was read, or with all its files lost."""
-        batch = hold.batch
-        fault = LineFault(code="files_lost", message="The batch's working files are gone, and with them its answers.")
-        lost = (
-            BatchUpdate()
-            if not batch.progress.total
-            else BatchUpdate(progress=replace(Progress(), total=batch.progress.total, failed=batch.progress.total), faults=(fault,))
-        )
-        with suppress(FileNotKnown):
-            await self._resources.files.remove(batch.new.tenant, batch.output_file_id or "")
-        await hold.update(lost)
+        """End a batch that has no input: cancelled before it was read, or with all its files lost."""
+        batch, total = hold.batch, hold.batch.progress.total
+        if total:
+            fault = LineFault(code="files_lost", message="The batch's input and its working files are gone, and with them its answers.")
+            await hold.update(BatchUpdate(progress=Progress(total=total, failed=total), faults=(fault,), output_file_id=NO_FILE))
+            with suppress(FileNotKnown):
+                await self._resources.files.remove(batch.new.tenant, made_file_id(batch.new.id, "output"))
         for status in (BatchStatus.FINALIZING, BatchStatus.CANCELLED, BatchStatus.EXPIRED):
             await hold.update(BatchUpdate(status=status))
         logger.warning("batch %s is %s without its files", batch.new.id, hold.batch.status)

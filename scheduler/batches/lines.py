@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from headrace.files.sync import sync_file, sync_folder
+from headrace.files.workspace import Workspace
 
 _SKIP_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -73,9 +74,11 @@ class Index:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, ValueError if it is no index."""
         index = cls()
         index._places.frombytes(path.read_bytes())
+        if len(index._places) % 2:
+            raise ValueError(f"{path} is no index: it has {len(index._places)} places")
         return index
 
 
@@ -95,3 +98,21 @@ class Input:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def open_input(workspace: Workspace, total: int) -> Input | None:
+    """The input of a batch that was found to have `total` requests; None if the workspace does not hold it (any more)."""
+    try:
+        index = Index.load(workspace.index)
+        return Input(workspace.input, index) if len(index) == total else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def index_anew(workspace: Workspace, line_bytes: int) -> None:
+    """The index of an input that was found good, for the one that is lost. Raises OSError."""
+    index = Index()
+    with workspace.input.open("rb") as file:
+        for line in read_lines(file, line_bytes):
+            index.add(line)
+    index.save(workspace.index)

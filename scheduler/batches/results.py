@@ -13,6 +13,7 @@ from headrace.wire.answers import whole_answer
 from headrace.wire.outcomes import OUTCOMES, ended_error, error_object
 
 _UNDONE = {
+    "result_lost": "The result of this request was lost with the disk it was on.",
     "batch_cancelled": "This request was not finished: the batch was cancelled.",
     "batch_expired": "This request could not be executed before the completion window expired.",
 }
@@ -35,7 +36,7 @@ def refused_result(line: int, custom_id: str, job_id: str, error: RequestError) 
 
 
 def undone_line(custom_id: str, job_id: str, code: str) -> bytes:
-    """The error line of a line that the batch ended before: "batch_cancelled" or "batch_expired"."""
+    """The error line of a line that the batch ended without: `code` is "batch_cancelled", "batch_expired" or "result_lost"."""
     return _line(job_id, custom_id, None, {"code": code, "message": _UNDONE[code]})
 
 

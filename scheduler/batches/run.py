@@ -104,6 +104,8 @@ class Runner:
         """Work until the batch is `finished`, or `until` says to let others work. Raises BatchLeaseLost, QueueUnavailable."""
         while not self.finished:
             moved = await self._turn()
+            if self.finished:
+                await self._look_again()
             if self.finished or until():
                 break
             await self._save(now=False)
@@ -143,6 +145,12 @@ class Runner:
     @property
     def _full(self) -> bool:
         return self._resources.clock() < self._full_until
+
+    async def _look_again(self) -> None:
+        """Before the files are written of it: what is not in the journal, whatever became of it there, is still to be done."""
+        if not self._stopping:
+            await self._hold.keep(asyncio.to_thread(self._journal.refresh))
+            self._live = {line for line in range(self._next) if line not in self._journal}
 
     # What comes back
 

@@ -148,7 +148,7 @@ async def _length(texts: list[str], wanted: int) -> bool:
     return len(texts) >= wanted
 
 
-async def test_a_full_disk_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+async def test_a_disk_that_fails_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
     """The limit on the size of a file stands for the disk's: both fail the write that goes beyond."""
     make_model(tmp_path / MODEL)
     api = ApiProcess(clean_valkey.url, tmp_path / MODEL)
@@ -166,6 +166,11 @@ async def test_a_full_disk_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: P
             assert (refused.status_code, refused.json()["error"]["code"]) == (507, "insufficient_storage")
         assert (await upload(4_000)).status_code == 200
         limits(psutil.RLIMIT_FSIZE, was)
+        scratch = tmp_path / "files" / "scratch"
+        scratch.rename(tmp_path / "away")
+        refused = await upload(4_000)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+        (tmp_path / "away").rename(scratch)
         assert (await upload(3_000_000)).status_code == 200
         listed = (await http.get("/v1/files")).json()["data"]
         assert [file["bytes"] for file in listed] == [3_000_000, 4_000]

@@ -1,17 +1,18 @@
 """How a batch ends: every line is accounted for, whatever became of it."""
 
+import os
 from functools import partial
 
 import pytest
 
-from headrace.batch import BatchStatus
+from headrace.batch import Batch, BatchStatus
 from headrace.errors import FileNotKnown
 from headrace.files.workspace import Workspace, workspaces
-from headrace.ids import line_job_id
+from headrace.ids import line_job_id, made_file_id
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
 from headrace.testing.scripted_worker import PANGRAM
-from tests.integration.clerk.site import GOOD, LINES, TENANT, WINDOW_MS, Site, check_complete, line, turns
+from tests.integration.clerk.site import GOOD, LINES, TENANT, WINDOW_MS, Site, answer_of, check_complete, line, turns
 
 
 async def test_a_line_that_fails_is_in_the_error_file_and_the_others_answer(site: Site) -> None:
@@ -102,28 +103,98 @@ async def test_a_result_that_was_purged_unread_fails_its_line_alone(site: Site) 
     assert batch.progress.completed == LINES - 1
 
 
-@pytest.mark.parametrize("cancelled", [True, False])
-async def test_a_batch_whose_files_are_lost_is_not_tried_for_ever(site: Site, cancelled: bool) -> None:
+async def half_answered(site: Site) -> str:
+    """A batch of which all lines but one have their results."""
     site.pace.hold()
     batch_id = await site.create(GOOD)
     await turns(site, batch_id, 1)
-    site.pace.allow(LINES * (len(PANGRAM) + 3) - 1)  # steps for all lines but one
+    site.pace.allow(LINES * (len(PANGRAM) + 3) - 1)
     await eventually(partial(some_answers, site, batch_id))
-    Workspace(site.root, batch_id).remove()
-    await site.work(batch_id, Cut())
-    assert (await site.batch(batch_id)).status is BatchStatus.IN_PROGRESS, "the disk may come back"
-    if cancelled:
-        await site.registries.batches.cancel(TENANT, batch_id)
-    else:
-        await site.registries.advance(WINDOW_MS)
-    batch = await site.finish(batch_id)
-    assert batch.status is (BatchStatus.CANCELLED if cancelled else BatchStatus.EXPIRED)
-    assert [fault.code for fault in batch.faults] == ["files_lost"]
-    assert (batch.progress.total, batch.progress.completed, batch.progress.failed) == (LINES, 0, LINES)
-    with pytest.raises(FileNotKnown):
-        await site.registries.files.get(TENANT, batch.output_file_id or "")
+    return batch_id
 
 
 async def some_answers(site: Site, batch_id: str) -> bool:
     await turns(site, batch_id, 1)
     return (await site.batch(batch_id)).output_file_id is not None
+
+
+class TestLostFiles:
+    @pytest.mark.parametrize("cancelled", [True, False])
+    async def test_a_batch_that_has_lost_all_is_not_tried_for_ever(self, site: Site, cancelled: bool) -> None:
+        batch_id = await half_answered(site)
+        Workspace(site.root, batch_id).remove()
+        site.blobs.delete((await site.batch(batch_id)).new.input_file_id)
+        await site.work(batch_id, Cut())
+        assert (await site.batch(batch_id)).status is BatchStatus.IN_PROGRESS, "the disk may come back"
+        if cancelled:
+            await site.registries.batches.cancel(TENANT, batch_id)
+        else:
+            await site.registries.advance(WINDOW_MS)
+        batch = await site.finish(batch_id)
+        assert batch.status is (BatchStatus.CANCELLED if cancelled else BatchStatus.EXPIRED)
+        assert [fault.code for fault in batch.faults] == ["files_lost"]
+        assert (batch.progress.total, batch.progress.completed, batch.progress.failed) == (LINES, 0, LINES)
+        assert batch.output_file_id is None
+        with pytest.raises(FileNotKnown):
+            await site.registries.files.get(TENANT, made_file_id(batch_id, "output"))
+
+    @pytest.mark.parametrize("lost", ["folder", "input", "index", "half an index"])
+    async def test_what_is_left_is_enough(self, site: Site, lost: str) -> None:
+        batch_id = await half_answered(site)
+        workspace = Workspace(site.root, batch_id)
+        match lost:
+            case "folder":
+                workspace.remove()
+            case "input":
+                workspace.input.unlink()
+            case "index":
+                workspace.index.unlink()
+                site.blobs.delete((await site.batch(batch_id)).new.input_file_id)
+            case _:
+                workspace.index.write_bytes(workspace.index.read_bytes()[:-16])
+        site.pace.release()
+        batch = await site.finish(batch_id)
+        if lost == "folder":
+            check_accounted_for(site, batch)
+        else:
+            check_complete(site, batch)
+
+    @pytest.mark.parametrize("how", ["deleted", "cut off", "overwritten"])
+    async def test_a_journal_that_is_lost_under_a_clerk_spoils_no_answer(self, site: Site, how: str) -> None:
+        """Nothing can bring back what the queue has forgotten; it must be missed, and nothing else be taken for it."""
+        batch_id = await half_answered(site)
+        journal = site.journal(batch_id)
+        looks = 0
+
+        def harm() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                whole = journal.read_bytes()
+                assert whole
+                match how:
+                    case "deleted":
+                        journal.unlink()
+                    case "cut off":
+                        os.truncate(journal, len(whole) // 3)
+                    case _:
+                        journal.write_bytes(whole.replace(b"quick", b"slow!"))
+                site.pace.release()
+            return False
+
+        await site.work(batch_id, Cut(), harm)
+        check_accounted_for(site, await site.finish(batch_id))
+
+
+def check_accounted_for(site: Site, batch: Batch) -> None:
+    """Each line has its answer, or is said to be lost; some are."""
+    assert batch.status is BatchStatus.COMPLETED
+    answers, errors = site.content(batch.output_file_id), site.content(batch.error_file_id)
+    assert sorted(one["custom_id"] for one in answers + errors) == [f"line-{number}" for number in range(LINES)]
+    for one in answers:
+        number = int(one["custom_id"].removeprefix("line-"))
+        assert one["response"]["body"]["choices"][0]["message"]["content"] == answer_of(number)
+    assert errors
+    codes = {(one["error"] or one["response"]["body"]["error"])["code"] for one in errors}
+    assert codes == {"result_lost"}
+    assert (batch.progress.completed, batch.progress.failed) == (len(answers), len(errors))
