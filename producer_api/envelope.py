@@ -57,6 +57,10 @@ def unavailable(message: str, *, code: str, seconds: int = 1) -> HttpError:
     return HttpError(503, message, code=code, headers={"Retry-After": str(seconds)})
 
 
+def shutting_down() -> HttpError:
+    return unavailable("The server is shutting down; send the request again.", code="shutting_down")
+
+
 def no_room(error: QueueFull) -> HttpError:
     """429 if it is the tenant's own bound, else 503; both say which bound, and when to come back."""
     status, code = (429, "rate_limit_exceeded") if isinstance(error, TenantFull) else (503, "queue_full")

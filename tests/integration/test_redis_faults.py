@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError, QueueFull, QueueUnavailable, SettingsError
@@ -253,6 +255,53 @@ class TestServerLoss:
             await eventually(lambda: asyncio.sleep(0, proxy.accepted > before))
             proxy.silent = False
             assert await bell.wait(0) == frozenset()
+
+
+class TestLostJustBeforeAWrite:
+    """On the API's event loop, which has an error of its own for that."""
+
+    @pytest.fixture(autouse=True)
+    def cut(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+        """A connection is cut between redis-py's look at it and its write, as often as there are elements."""
+        send, cuts = AbstractConnection.send_packed_command, list[bool]()
+
+        async def cut_and_send(self: AbstractConnection, *arguments: Any, **options: Any) -> None:
+            if cuts and self._writer is not None:
+                cuts.pop()
+                transport = self._writer.transport
+                transport.abort()
+                await eventually(lambda: asyncio.sleep(0, "closed=True" in repr(transport)))
+            await send(self, *arguments, **options)
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", cut_and_send)
+        yield cuts
+        assert not cuts
+
+    def test_a_call_says_so_and_the_next_one_works(self, server: EmbeddedValkey, cut: list[bool]) -> None:
+        async def scenario() -> None:
+            async with connected(server.url) as queue:
+                cut.append(True)
+                with pytest.raises(QueueUnavailable):
+                    await queue.load()
+                await queue.load()
+
+        uvloop.run(scenario())
+
+    def test_a_doorbell_subscribes_again(self, server: EmbeddedValkey, cut: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doorbell, "PING_S", 0.05)
+
+        async def scenario() -> None:
+            async with connected(server.url) as queue, queue.log_doorbell() as bell:
+                cut.append(True)  # its next ping
+                await eventually(lambda: asyncio.sleep(0, not cut), pause=0.01)
+
+                async def rung() -> bool:
+                    await queue.cancel("alice", (await queue.accept(make_submission(make_request(tenant="alice")))).job_id)
+                    return bool(await bell.wait(0.1))
+
+                await eventually(rung)
+
+        uvloop.run(scenario())
 
 
 class TestRefusedWrites:

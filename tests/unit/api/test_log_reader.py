@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headrace.cursor import LogPosition
+from headrace.errors import QueueUnavailable
 from headrace.ports import START, Doorbell, LogEntry
 from headrace.queues.bell import Bell
 from headrace.queues.rules import QueueLimits
@@ -242,6 +243,45 @@ async def test_stopping_interrupts_open_and_later_subscriptions() -> None:
                 await waiting
         with reader.subscribe(request.id, START, attended=False) as late, pytest.raises(Interrupted):
             await late.take(600)
+
+
+class DeafQueue(CutQueue):
+    """Never answers, and takes the first cancellation of each of its callers for the end of their connection, as redis-py may."""
+
+    calls = 3
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        await self._nothing()
+        return []
+
+    async def attend(self, job_ids: Sequence[str]) -> None:
+        await self._nothing()
+
+    @asynccontextmanager
+    async def log_doorbell(self) -> AsyncIterator[Doorbell]:
+        await self._nothing()
+        yield Bell()
+
+    async def _nothing(self) -> None:
+        try:
+            await asyncio.sleep(NEVER)
+        except asyncio.CancelledError:
+            self.calls -= 1
+            if self.calls < 0:
+                raise
+            raise QueueUnavailable("connection lost") from None
+
+
+@on_virtual_time
+async def test_a_stopped_reader_ends_though_its_cancellation_is_lost() -> None:
+    reader = LogReader(DeafQueue(clock=loop_ms, limits=QueueLimits()), viewer_grace_s=GRACE_S)
+    task = asyncio.create_task(reader.run())
+    with reader.subscribe("job", START, attended=True):
+        await asyncio.sleep(GRACE_S)  # each of its loops is in a call
+        reader.stop()
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+    assert task.done()
 
 
 class BrokenQueue(CutQueue):
