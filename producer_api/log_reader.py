@@ -146,6 +146,8 @@ class LogReader:
         while not self.stopped:
             try:
                 async with self._queue.log_doorbell() as bell:
+                    if backoff != _FIRST_BACKOFF_S:
+                        logger.info("the doorbell is there")
                     backoff = _FIRST_BACKOFF_S
                     await self._hear(bell)
             except QueueUnavailable as error:
@@ -174,6 +176,8 @@ class LogReader:
                 continue
             try:
                 await self._read_due()
+                if backoff != 0.0:
+                    logger.info("token logs are read again")
                 backoff = 0.0
             except QueueUnavailable as error:
                 if backoff == 0.0:

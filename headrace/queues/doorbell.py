@@ -71,6 +71,7 @@ async def _listen(client: Redis, subscription: PubSub, channel: str, bell: Bell)
             except (RedisError, OSError) as error:
                 log.warning("lost %s, subscribing again: %s", channel, error)
         subscription = await _resubscribe(client, channel)
+        log.info("%s is heard again", channel)
 
 
 async def _ring(subscription: PubSub, bell: Bell) -> None:

@@ -1,6 +1,7 @@
 """The queue on a real server: lost replies, a killed server, lost functions, no memory, no writes."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -233,7 +234,8 @@ class TestServerLoss:
         await queue.accept(submission())
         assert await raw.fcall("other_one", 0) == 1
 
-    async def test_doorbells_survive_a_restart(self, server: EmbeddedValkey, queue: RedisQueue) -> None:
+    async def test_doorbells_survive_a_restart(self, server: EmbeddedValkey, queue: RedisQueue, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
         async with queue.log_doorbell() as bell:
             server.process.kill()
             server.process.wait()
@@ -246,6 +248,7 @@ class TestServerLoss:
                 return bool(await bell.wait(0.05))
 
             await eventually(rung)
+        assert [record.levelname for record in caplog.records if record.name == doorbell.__name__] == ["WARNING", "INFO"]
 
     async def test_a_doorbell_notices_a_dead_peer(self, proxy: Proxy, lossy: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doorbell, "PING_S", 0.02)

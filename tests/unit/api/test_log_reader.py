@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import itertools
+import logging
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -191,6 +192,33 @@ async def test_an_outage_is_silence_and_then_the_rest() -> None:
             pace.release()
             log = head + await read_all(subscription)
     assert [entry.position.n for entry in log] == list(range(1, 13))
+
+
+def test_an_outage_and_its_end_are_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        queue = make_queue()
+        queue.down = True
+        async with reading(queue) as reader:
+            await asyncio.sleep(10)  # without a stream: the doorbell tells
+            queue.down = False
+            await asyncio.sleep(10)
+            request = await submit(queue)
+            with reader.subscribe(request.id, START, attended=False):
+                queue.down = True
+                await asyncio.sleep(10)
+                queue.down = False
+                await asyncio.sleep(10)
+
+    run_virtual(story)
+    said = [(record.levelname, record.getMessage().partition(" why=")[0]) for record in caplog.records]
+    assert said == [
+        ("WARNING", "no doorbell, polling instead"),
+        ("INFO", "the doorbell is there"),
+        ("WARNING", "token logs cannot be read, trying again"),
+        ("INFO", "token logs are read again"),
+    ]
 
 
 @on_virtual_time
