@@ -154,7 +154,7 @@ async def _announce(plan: Plan, console: Console) -> None:
     """One line when the tree can take and run work; a spinner with the reasons until then. Then waits for ever."""
     started = time.monotonic()
     said = ""
-    store = "" if plan.redis_url is None else f"no answer from {_address(plan.redis_url)}, trying on (queue unreachable)"
+    store = "" if plan.redis_url is None else f"no answer from {address_of(plan.redis_url)}, trying on (queue unreachable)"
     with console.status("starting …") as status:
         async with httpx.AsyncClient(base_url=plan.url, timeout=2.0, trust_env=False) as client:
             told_at = started
@@ -174,7 +174,7 @@ async def _announce(plan: Plan, console: Console) -> None:
     await asyncio.Event().wait()
 
 
-def _address(redis_url: str) -> str:
+def address_of(redis_url: str) -> str:
     """Host and port, or a socket's path: the rest of the URL may hold a password."""
     try:
         parts = urlsplit(redis_url)
