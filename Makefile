@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test format clean
+.PHONY: setup demo test chaos format clean
 
 # Everything below needs only this: a virtual environment with the project, its tools and the demo model.
 setup: $(VENV)/.ready
@@ -28,6 +28,10 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/pytest $(wildcard $(ALONE))
+
+# Thousands of requests through kills, cuts and rolling restarts, and a check of all that happened: make chaos SEED=7 REQUESTS=3000
+chaos: setup
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS))
 
 format: setup
 	$(BIN)/ruff format .

@@ -143,6 +143,10 @@ class BatchWork(Protocol):
         """Where batches stand, whoever's they are; None: not known."""
         ...
 
+    async def live(self) -> int:
+        """How many batches have not ended. It costs the same however many there are."""
+        ...
+
 
 class BlobStore(Protocol):
     """Immutable bytes under ids that the server made. Calls block: run them in a thread where a loop would notice."""

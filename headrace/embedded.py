@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,6 +31,9 @@ STOP_S = 10.0
 _SOCKET_PATH_MAX = 100
 """sun_path holds 108 bytes on Linux and 104 on macOS."""
 _PR_SET_PDEATHSIG = 1
+_TAIL_BYTES = 65_536
+_WARNINGS = 2
+"""Warnings that a dying server ends with: what went wrong, and that it cannot go on."""
 
 
 class EmbeddedError(HeadraceError):
@@ -50,6 +54,11 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{quote(str(self._socket))}?db=0"
+
+    @property
+    def log(self) -> Path:
+        """What the server writes about itself."""
+        return self.data_dir / "valkey.log"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -116,7 +125,7 @@ class EmbeddedValkey:
         process = subprocess.Popen(
             [
                 *(str(binary), *where),
-                *("--dir", str(self.data_dir), "--logfile", str(self.data_dir / "valkey.log"), "--daemonize", "no"),
+                *("--dir", str(self.data_dir), "--logfile", str(self.log), "--daemonize", "no"),
                 *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"),
             ],
             stdin=subprocess.DEVNULL,
@@ -146,8 +155,20 @@ class EmbeddedValkey:
         raise EmbeddedError(f"the Valkey server did not answer within {START_S:.0f} s:\n{self._last_words()}")
 
     def _last_words(self) -> str:
-        log = self.data_dir / "valkey.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else "it wrote no log"
+        return "\n".join(self._tail()[-5:]) or "it wrote no log"
+
+    def last_words(self) -> str:
+        """With what the server that ran last closed its log: its warnings, which name the reason, or else its last line."""
+        own = [line.split(" ", 6)[5:] for line in self._tail() if line.startswith(f"{self.process.pid}:") and line.count(" ") >= 6]
+        warnings = list(takewhile(lambda level_and_text: level_and_text[0] == "#", reversed(own)))[:_WARNINGS]
+        return " ".join(text for _, text in reversed(warnings or own[-1:])) or "nothing"
+
+    def _tail(self) -> list[str]:
+        if not self.log.exists():
+            return []
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
+            return log.read().decode(errors="replace").splitlines()
 
 
 def find_binary() -> Path:

@@ -50,11 +50,22 @@ def restart_delay(short_lives: int) -> float:
     return min(_FIRST_DELAY_S * 2.0 ** (short_lives - 1), _LONGEST_DELAY_S)
 
 
+def ending(code: int) -> str:
+    """How a process ended, in words, by what `returncode` says of it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
+
+
 class Supervised:
     """One child process, kept alive.
 
     `argv` gives the command of the n-th start (0, 1, …). `on_start` is called, with that number, when that process is there. `on_death`
-    runs after each death that was not ordered, beside the next start: recovery does not wait for it. Output goes to `log`, or to the
+    runs after each death that was not ordered, with that number and the exit code (negative: the signal), beside the next start: recovery
+    does not wait for it. Output goes to `log`, or to the
     parent's own streams. The child inherits the descriptors `pass_fds`.
     """
 
@@ -66,7 +77,7 @@ class Supervised:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         on_start: Callable[[int], None] | None = None,
-        on_death: Callable[[int], Awaitable[None]] | None = None,
+        on_death: Callable[[int, int], Awaitable[None]] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
@@ -99,7 +110,7 @@ class Supervised:
             if code == EX_CONFIG:
                 raise ChildMisconfigured(f"{self.name} cannot run with this configuration" + self._last_line())
             if code != 0 or not self._stopping.is_set():
-                self._report_death(self.restarts)
+                self._report_death(self.restarts, code)
             if self._stopping.is_set():
                 break
             short_lives = 0 if time.monotonic() - started >= STEADY_S else short_lives + 1
@@ -153,10 +164,10 @@ class Supervised:
     def _output(self) -> AbstractContextManager[BinaryIO | None]:
         return contextlib.nullcontext(None) if self._log is None else self._log.open("ab")
 
-    def _report_death(self, start: int) -> None:
+    def _report_death(self, start: int, code: int) -> None:
         if self._on_death is None:
             return
-        report = asyncio.ensure_future(self._on_death(start))
+        report = asyncio.ensure_future(self._on_death(start, code))
         self._reports.add(report)
         report.add_done_callback(self._reports.discard)
 

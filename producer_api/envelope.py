@@ -6,7 +6,8 @@ not foreseen is a 500 that tells its caller nothing but the request id.
 
 import logging
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for the access statistics; nobody receives it."""
 
+TELL_EVERY_S = 60.0
+"""Of refused requests the log has a line at the first, and then one a minute."""
+
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 
 
@@ -37,6 +41,23 @@ class HttpError(RequestError):
         super().__init__(message, param=param, code=code)
         self.status = status
         self.headers = dict(headers or {})
+
+
+class Refusals:
+    """Requests that an outage refuses come by the thousand: they are counted, and told once in TELL_EVERY_S."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: monotonic seconds."""
+        self._clock = clock
+        self._told_at = float("-inf")
+        self._untold = 0
+
+    def count(self, why: QueueUnavailable) -> None:
+        self._untold += 1
+        now = self._clock()
+        if now - self._told_at >= TELL_EVERY_S:
+            logger.warning("requests refused count=%d why=%s", self._untold, why)
+            self._told_at, self._untold = now, 0
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -55,6 +76,10 @@ def error_response(error: RequestError) -> Response:
 def unavailable(message: str, *, code: str, seconds: int = 1) -> HttpError:
     """503, come back in `seconds`."""
     return HttpError(503, message, code=code, headers={"Retry-After": str(seconds)})
+
+
+def shutting_down() -> HttpError:
+    return unavailable("The server is shutting down; send the request again.", code="shutting_down")
 
 
 def no_room(error: QueueFull) -> HttpError:
@@ -96,6 +121,7 @@ def as_request_error(error: HeadraceError) -> RequestError | None:
 
 def install(app: FastAPI) -> None:
     """Give `app` these answers to errors raised in its routes. What falls through is answered by the outer middleware."""
+    refusals = Refusals(time.monotonic)
 
     @app.exception_handler(HeadraceError)
     async def on_purpose(_request: Request, error: HeadraceError) -> Response:
@@ -103,7 +129,7 @@ def install(app: FastAPI) -> None:
         if answer is None:
             raise error
         if isinstance(error, QueueUnavailable):
-            logger.warning("request refused why=%s", error)
+            refusals.count(error)
         return error_response(answer)
 
     @app.exception_handler(HTTPException)

@@ -139,13 +139,15 @@ class LogReader:
         if subscription in self._due:
             self._work.set()
 
-    # The loops
+    # The loops. They look whether they should stop, as redis-py loses a cancellation that meets a connection just broken.
 
     async def _listen(self) -> None:
         backoff = _FIRST_BACKOFF_S
-        while True:
+        while not self.stopped:
             try:
                 async with self._queue.log_doorbell() as bell:
+                    if backoff != _FIRST_BACKOFF_S:
+                        logger.info("the doorbell is there")
                     backoff = _FIRST_BACKOFF_S
                     await self._hear(bell)
             except QueueUnavailable as error:
@@ -155,25 +157,27 @@ class LogReader:
             backoff = min(backoff * 2, _LONGEST_BACKOFF_S)
 
     async def _hear(self, bell: Doorbell) -> None:
-        while True:
+        while not self.stopped:
             rung = await bell.wait(self._poll_s)
             # Most rings are for streams of other API processes.
             self._want(one for job_id in rung & self._open.keys() for one in self._open[job_id])
 
     async def _poll(self) -> None:
-        while True:
+        while not self.stopped:
             await asyncio.sleep(self._poll_s)
             self._want(self._subscriptions())
 
     async def _read(self) -> None:
         backoff = 0.0
-        while True:
+        while not self.stopped:
             self._work.clear()
             if not any(one.has_room for one in self._due):
                 await self._work.wait()
                 continue
             try:
                 await self._read_due()
+                if backoff != 0.0:
+                    logger.info("token logs are read again")
                 backoff = 0.0
             except QueueUnavailable as error:
                 if backoff == 0.0:
@@ -196,10 +200,10 @@ class LogReader:
         self._want(one for one, entries in zip(ready, logs, strict=True) if len(entries) == BATCH)
 
     async def _attend(self) -> None:
-        while True:
+        while not self.stopped:
             await asyncio.sleep(self._attend_s)
             jobs = list({one.job_id for one in self._subscriptions() if one.attended and not one.ended})
-            while jobs:
+            while jobs and not self.stopped:
                 try:
                     await self._queue.attend(jobs)
                     break

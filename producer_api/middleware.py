@@ -3,6 +3,7 @@
 Plain ASGI: Starlette's BaseHTTPMiddleware hides a client's disconnect from the streams behind it.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -11,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.body import Incoming
-from producer_api.envelope import internal_error
+from producer_api.envelope import error_response, internal_error, shutting_down
 from producer_api.log_reader import Interrupted
 from producer_api.metrics import Metrics
 
@@ -32,7 +33,7 @@ class Edge:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        status, incoming = 0, Incoming(scope, receive)
+        status, leaving, incoming = 0, False, Incoming(scope, receive)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -40,7 +41,7 @@ class Edge:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                if not incoming.ended and not await incoming.discard():
+                if leaving or (not incoming.ended and not await incoming.discard()):
                     # The server would go on reading, however long the body is.
                     headers["connection"] = "close"
             await send(message)
@@ -50,6 +51,12 @@ class Edge:
         except Interrupted:
             # Returning with the response unfinished makes the server drop the connection, which is what an unfinished stream needs.
             logger.debug("stream cut request_id=%s", request_id)
+        except asyncio.CancelledError:
+            # A shutdown waits for so long and no longer. Left alone, the server would answer with a 500, which is no word of ours.
+            leaving = True
+            if not status:
+                await error_response(shutting_down())(scope, receive, send_with_id)
+            raise
         except Exception:
             logger.exception("unhandled error request_id=%s method=%s route=%s", request_id, scope["method"], _route(scope))
             if not status:

@@ -8,6 +8,7 @@ import time
 
 from prometheus_client import start_http_server
 
+from headrace.batch_ports import BatchWork
 from headrace.errors import QueueUnavailable
 from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.ports import Housekeeping
@@ -25,11 +26,12 @@ logger = logging.getLogger("scheduler")
 LOAD_SAMPLE_S = 5.0
 
 
-async def sample_load(queue: Housekeeping, metrics: SchedulerMetrics, stop: asyncio.Event) -> None:
+async def sample_load(queue: Housekeeping, batches: BatchWork, metrics: SchedulerMetrics, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
-            metrics.observe(await queue.load())
+            metrics.observe((await queue.load(), await batches.live()))
         except QueueUnavailable as error:
+            metrics.observe(None)
             logger.debug("no load sample: %s", error)  # the janitor reports the outage
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), LOAD_SAMPLE_S)
@@ -41,7 +43,7 @@ async def run(settings: Settings) -> None:
     metrics = SchedulerMetrics()
     async with connect_queue(settings) as queue, connect_registries(settings) as registries:
         desk = Desk(settings.rq_url or settings.redis_url)
-        dispatcher = Dispatcher(registries.batches, desk, interval=settings.janitor_ms / 1_000, clock=time.monotonic)
+        dispatcher = Dispatcher(registries.batches, desk, interval=settings.janitor_ms / 1_000, clock=time.monotonic, looked=metrics.looked)
         janitor = Janitor(
             queue,
             interval=settings.janitor_ms / 1_000,
@@ -53,7 +55,7 @@ async def run(settings: Settings) -> None:
         if settings.scheduler_port:
             start_http_server(settings.scheduler_port, addr=settings.host, registry=metrics.registry)
         logger.info("janitor sweeps every %d ms", settings.janitor_ms)
-        await asyncio.gather(janitor.run(stop), dispatcher.run(stop), sample_load(queue, metrics, stop))
+        await asyncio.gather(janitor.run(stop), dispatcher.run(stop), sample_load(queue, registries.batches, metrics, stop))
         desk.close()
 
 

@@ -8,11 +8,13 @@ keeps, and not that of a second list that grows while every clerk is busy.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from headrace.batch_ports import BatchWork
 from headrace.errors import QueueUnavailable
+from scheduler.front import PATIENCE_S, Front
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ SWEEP_S = 60.0
 class Clerks(Protocol):
     """Where tasks are put for them. Calls block, and raise QueueUnavailable."""
 
-    def waiting(self) -> int:
-        """Tasks that no clerk has taken."""
+    def waiting(self) -> Sequence[str]:
+        """Ids of the tasks that no clerk has taken; the first is taken next."""
         ...
 
     def work_on(self, batch_id: str) -> None: ...
@@ -35,14 +37,34 @@ class Clerks(Protocol):
     def sweep(self) -> None: ...
 
 
-class Dispatcher:
-    """Looks every `interval` seconds of `clock` (monotonic seconds)."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the dispatcher saw of the clerks' tasks."""
 
-    def __init__(self, batches: BatchWork, clerks: Clerks, *, interval: float, clock: Callable[[], float]) -> None:
+    waiting: int
+    """Tasks that no clerk has taken."""
+    waited_s: float
+    """For how long the next one has been the next one."""
+
+
+class Dispatcher:
+    """Looks every `interval` seconds of `clock` (monotonic seconds), and tells `looked`: None where it could not see."""
+
+    def __init__(
+        self,
+        batches: BatchWork,
+        clerks: Clerks,
+        *,
+        interval: float,
+        clock: Callable[[], float],
+        looked: Callable[[Look | None], None],
+    ) -> None:
         self._batches = batches
         self._clerks = clerks
         self._interval = interval
         self._clock = clock
+        self._looked = looked
+        self._front = Front(None, clock())
         self._swept_at = float("-inf")
         self._reachable = True
 
@@ -54,13 +76,30 @@ class Dispatcher:
 
     async def tick(self) -> None:
         try:
-            await self._fill(AHEAD - await asyncio.to_thread(self._clerks.waiting))
+            waiting = await asyncio.to_thread(self._clerks.waiting)
+            await self._watch(waiting)
+            await self._fill(AHEAD - len(waiting))
         except QueueUnavailable as error:
+            self._front = self._front.unseen(self._clock())
+            self._looked(None)
             if self._reachable:
                 logger.warning("no batch can be given to a clerk: %s", error)
             self._reachable = False
-        else:
-            self._reachable = True
+            return
+        if not self._reachable:
+            logger.info("batches can be given to clerks again")
+        self._reachable = True
+
+    async def _watch(self, waiting: Sequence[str]) -> None:
+        """A clerk that is absent or stands still says nothing itself."""
+        now = self._clock()
+        front = self._front.seen(waiting[0] if waiting else None, now)
+        self._looked(Look(len(waiting), front.waited_s(now)))
+        if front.stands and not self._front.stands:
+            logger.warning("no clerk has taken a task for %.0f s: %d batches stand still", PATIENCE_S, await self._batches.live())
+        if self._front.stands and not front.stands:
+            logger.info("clerks take tasks again")
+        self._front = front
 
     async def _fill(self, room: int) -> None:
         """Put so many tasks; a sweep that is due comes first, or busy clerks would never make one."""

@@ -1,26 +1,56 @@
-"""The scheduler's metrics: what the sweeps moved, and how deep the queue is."""
+"""The scheduler's metrics: what the sweeps moved, how deep the queue is, and whether batches are worked on."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from headrace.ports import Load
+from scheduler.dispatcher import Look
 
 
-class SchedulerMetrics:
+class SchedulerMetrics(Collector):
+    """What was seen last. Of a store that did not answer then only its `…_up 0` is shown: old values would be a lie."""
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._swept = Counter("headrace_janitor_jobs_total", "Jobs moved by a sweep.", ["sweep"], registry=self.registry)
-        self._depth = Gauge("headrace_queue_depth", "Jobs waiting in a lane.", ["model", "lane"], registry=self.registry)
-        self._running = Gauge("headrace_jobs_running", "Jobs leased to a worker.", registry=self.registry)
-        self._delayed = Gauge("headrace_jobs_delayed", "Jobs waiting for their time.", registry=self.registry)
-        self._cost = Gauge("headrace_live_cost_tokens", "Token cost (prompt + max_tokens) of all live jobs.", registry=self.registry)
+        self._load: tuple[Load, int] | None = None
+        self._look: Look | None = None
+        self.registry.register(self)
 
     def swept(self, sweep: str, jobs: int) -> None:
         self._swept.labels(sweep).inc(jobs)
 
-    def observe(self, load: Load) -> None:
-        self._depth.clear()  # a lane that ran empty must not keep its last value
-        for lane in load.lanes:
-            self._depth.labels(lane.model, lane.lane).set(lane.queued)
-        self._running.set(load.running)
-        self._delayed.set(load.delayed)
-        self._cost.set(load.cost)
+    def observe(self, load: tuple[Load, int] | None) -> None:
+        """The queue's load and the number of live batches; None if they could not be had."""
+        self._load = load
+
+    def looked(self, look: Look | None) -> None:
+        """At the clerks' tasks; None if they could not be seen."""
+        self._look = look
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        # Read once: a scrape runs in a thread of its own.
+        state, look = self._load, self._look
+        yield GaugeMetricFamily("headrace_queue_up", "1 if the state store answered the last sample.", value=state is not None)
+        if state is not None:
+            yield from _of_load(*state)
+        yield GaugeMetricFamily("headrace_task_queue_up", "1 if the clerks' task queue answered the last look.", value=look is not None)
+        if look is not None:
+            yield GaugeMetricFamily("headrace_clerk_tasks_waiting", "Tasks that no clerk has taken.", value=look.waiting)
+            yield GaugeMetricFamily(
+                "headrace_clerk_task_waited_seconds", "For how long the next task has been the next one.", value=look.waited_s
+            )
+
+
+def _of_load(load: Load, live_batches: int) -> Iterable[GaugeMetricFamily]:
+    depth = GaugeMetricFamily("headrace_queue_depth", "Jobs waiting in a lane.", labels=["model", "lane"])
+    for lane in load.lanes:
+        depth.add_metric([lane.model, lane.lane], lane.queued)
+    yield depth
+    yield GaugeMetricFamily("headrace_jobs_running", "Jobs leased to a worker.", value=load.running)
+    yield GaugeMetricFamily("headrace_jobs_delayed", "Jobs waiting for their time.", value=load.delayed)
+    yield GaugeMetricFamily("headrace_live_cost_tokens", "Token cost (prompt + max_tokens) of all live jobs.", value=load.cost)
+    yield GaugeMetricFamily("headrace_live_batches", "Batches that have not ended.", value=live_batches)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from headrace.supervise import Supervised
+from headrace.supervise import Supervised, ending
 from workers.pulse import LOOK_S, Patience, Pulse, Watch
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ class EngineProcess:
         patience: Patience,
         *,
         on_start: Callable[["EngineProcess"], None],
-        on_death: Callable[["EngineProcess", str], Awaitable[None]],
+        on_death: Callable[["EngineProcess", str, str], Awaitable[None]],
     ) -> None:
-        """`on_death` also gets the id of the one that died."""
+        """`on_death` also gets the id of the one that died, and how it ended."""
         self._name = name
         self._patience = patience
         self._on_start = on_start
@@ -37,7 +37,7 @@ class EngineProcess:
             "the engine process",
             lambda start: command(self._id(start), self._pulse.fd),
             on_start=self._started,
-            on_death=lambda start: on_death(self, self._id(start)),
+            on_death=lambda start, code: on_death(self, self._id(start), ending(code)),
             pass_fds=(self._pulse.fd,),
         )
 

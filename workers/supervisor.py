@@ -53,7 +53,8 @@ class Supervisor:
         if process is self._active:
             process.begin()
 
-    async def _died(self, process: EngineProcess, worker: str) -> None:
+    async def _died(self, process: EngineProcess, worker: str, how: str) -> None:
+        logger.warning("%s died: %s", worker, how)
         if process is self._active:
             # Without another one that lives its own next start goes on; one that is still loading is nearer than that.
             self._active = next((other for other in self._processes if other is not process and other.lives), process)
@@ -62,12 +63,14 @@ class Supervisor:
         await self._reap(worker)
 
     async def _reap(self, worker: str) -> None:
+        level = logging.WARNING
         while True:
             try:
                 jobs = await self._queue.reap_worker(worker)
             except QueueUnavailable as error:
-                logger.warning("cannot reap %s yet: %s", worker, error)
+                logger.log(level, "the jobs of %s cannot go back to the queue yet: %s", worker, error)
+                level = logging.DEBUG  # said once an outage: it may last
                 await asyncio.sleep(REAP_RETRY_S)
                 continue
-            logger.warning("%s died; %d jobs went back to the queue", worker, len(jobs))
+            logger.info("%d jobs of %s went back to the queue", len(jobs), worker)
             return

@@ -164,11 +164,7 @@ class Worker:
 
     async def _claim_suspect(self) -> bool:
         call = partial(
-            self._queue.claim_suspect,
-            worker=self._name,
-            nonce=secrets.token_hex(8),
-            models=(self._model,),
-            lease_ms=self._timing.lease_ms,
+            self._queue.claim_suspect, worker=self._name, nonce=secrets.token_hex(8), models=(self._model,), lease_ms=self._timing.lease_ms
         )
         claim = await self._persist(call)
         if claim is None:
@@ -372,16 +368,20 @@ class Worker:
 
         While draining it gives up at the first failure and returns None: leases run out by themselves, and a drain has a deadline.
         """
-        delay = self._timing.retry_first
+        delay, said = self._timing.retry_first, False
         while True:
             try:
-                return await call()
+                answer = await call()
+                if said:
+                    logger.info("state store reachable again")
+                return answer
             except QueueUnavailable as error:
                 if self._stop.is_set():
                     logger.warning("gave up on the state store while draining: %s", error)
                     return None
                 # Said once an outage: it may last.
-                logger.log(logging.WARNING if delay == self._timing.retry_first else logging.DEBUG, "state store unreachable: %s", error)
+                logger.log(logging.DEBUG if said else logging.WARNING, "state store unreachable: %s", error)
+                said = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
             delay = min(delay * 2, self._timing.retry_longest)

@@ -7,9 +7,9 @@
     ├── python -m workers    └── its engine process
     └── python -m producer_api
 
-Any child that dies is started again. On SIGTERM or Ctrl-C they stop from the outside in: the API first, so nothing new is accepted; then
-the worker, which gives back what it runs; then the clerk, which writes down what the worker has finished; the store last, when nobody
-writes any more.
+Any child that dies is started again; the console and `logs/tree.log` say how it ended. On SIGTERM or Ctrl-C they stop from the outside in:
+the API first, so nothing new is accepted; then the worker, which gives back what it runs; then the clerk, which writes down what the worker
+has finished; the store last, when nobody writes any more.
 """
 
 import asyncio
@@ -26,10 +26,11 @@ from urllib.parse import urlsplit
 import httpx
 from rich.console import Console
 
+from headrace.cli.events import Events
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError
 from headrace.lifecycle import on_stop_signal
-from headrace.supervise import Supervised
+from headrace.supervise import Supervised, ending
 
 STILL_STARTING_S = 15.0
 """A large model takes minutes to convert or load, and a store may never answer: say so now and then, and wait on."""
@@ -71,13 +72,14 @@ async def up(plan: Plan, console: Console) -> None:
         plan.logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HeadraceError(f"cannot create the data folder {plan.data_dir} ({error.strerror}); choose another with --data-dir") from None
+    events = Events(console, plan.logs / "tree.log")
     async with AsyncExitStack() as stack:
         redis_url = plan.redis_url
         if redis_url is None:
-            redis_url = await stack.enter_async_context(_embedded(plan.data_dir / "valkey", console))
+            redis_url = await stack.enter_async_context(living_valkey(plan.data_dir / "valkey", events))
         # Only now: a store that loads a large file may be interrupted, and dies with this process.
         on_stop_signal(stop.set)
-        children = _children(plan, redis_url, console)
+        children = _children(plan, redis_url, events)
         runs = [asyncio.ensure_future(child.run()) for child in children.values()]
         try:
             await _first_of(stop, [asyncio.ensure_future(_announce(plan, console)), *runs])
@@ -98,7 +100,7 @@ def ensure_port_free(host: str, port: int) -> None:
             raise HeadraceError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port") from None
 
 
-def _children(plan: Plan, redis_url: str, console: Console) -> dict[str, Supervised]:
+def _children(plan: Plan, redis_url: str, events: Events) -> dict[str, Supervised]:
     env = {
         **plan.environ,
         "HEADRACE_REDIS_URL": redis_url,
@@ -107,13 +109,13 @@ def _children(plan: Plan, redis_url: str, console: Console) -> dict[str, Supervi
         "HEADRACE_FILES_DIR": plan.environ.get("HEADRACE_FILES_DIR") or str(plan.data_dir / "files"),
         "PYTHONUNBUFFERED": "1",
     }
-    return {package: _child(package, env, plan.logs / f"{package}.log", console) for package, _ in STOP_ORDER}
+    return {package: _child(package, env, plan.logs / f"{package}.log", events) for package, _ in STOP_ORDER}
 
 
-def _child(package: str, env: Mapping[str, str], log: Path, console: Console) -> Supervised:
-    async def say(_start: int) -> None:
+def _child(package: str, env: Mapping[str, str], log: Path, events: Events) -> Supervised:
+    async def say(_start: int, code: int) -> None:
         if not child.stopping:
-            console.print(f"{package} ended unexpectedly and is started again; see {log}", style="yellow", highlight=False, soft_wrap=True)
+            events.tell(f"{package} ended unexpectedly ({ending(code)}) and is started again; see {log}", style="yellow")
 
     child = Supervised(package, _command(package), env=env, log=log, on_death=say)
     return child
@@ -124,11 +126,11 @@ def _command(package: str) -> Callable[[int], list[str]]:
 
 
 @asynccontextmanager
-async def _embedded(folder: Path, console: Console) -> AsyncIterator[str]:
+async def living_valkey(folder: Path, events: Events) -> AsyncIterator[str]:
     """An embedded Valkey that is started again, on the same folder and address, whenever it dies."""
     server = EmbeddedValkey(folder)
     await asyncio.to_thread(server.start)
-    watch = asyncio.ensure_future(_keep_alive(server, console))
+    watch = asyncio.ensure_future(_keep_alive(server, events))
     try:
         yield server.url
     finally:
@@ -137,17 +139,28 @@ async def _embedded(folder: Path, console: Console) -> AsyncIterator[str]:
         await asyncio.to_thread(server.stop)
 
 
-async def _keep_alive(server: EmbeddedValkey, console: Console) -> None:
-    """A start that fails (a full disk, say) is tried again for as long as the tree lives: everything else waits for the store too."""
+async def _keep_alive(server: EmbeddedValkey, events: Events) -> None:
     while True:
         await asyncio.sleep(STORE_WATCH_S)
         if (code := server.process.poll()) is not None:
-            console.print(f"Valkey ended with code {code} and is started again", style="yellow", highlight=False)
-            try:
-                await asyncio.to_thread(server.start)
-            except (HeadraceError, OSError) as error:
-                console.print(f"The embedded store cannot be started again yet: {error}", style="red", highlight=False)
-                await asyncio.sleep(STORE_RETRY_S)
+            last = f"{server.log} ends with: {server.last_words()}"
+            events.tell(f"Valkey ended unexpectedly ({ending(code)}) and is started again; {last}", style="yellow")
+            await _revive(server, events)
+            events.tell("Valkey answers again", style="green")
+
+
+async def _revive(server: EmbeddedValkey, events: Events) -> None:
+    """A start that fails (a full disk, say) is tried again for as long as the tree lives: everything else waits for the store too."""
+    told = False
+    while True:
+        try:
+            await asyncio.to_thread(server.start)
+            return
+        except (HeadraceError, OSError) as error:
+            if not told:
+                events.tell(f"Valkey cannot be started again yet: {error}", style="red")
+            told = True
+            await asyncio.sleep(STORE_RETRY_S)
 
 
 async def _announce(plan: Plan, console: Console) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from headrace.errors import QueueUnavailable
 from headrace.queues.bell import Bell
+from headrace.queues.lost_connection import as_os_error
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,10 @@ async def _subscribe(client: Redis, channel: str) -> PubSub:
     """Returns once the server has confirmed it: what is published from now on arrives."""
     async with AsyncExitStack() as on_failure:
         subscription: PubSub = await on_failure.enter_async_context(client.pubsub())
-        await subscription.subscribe(channel)
-        if await subscription.get_message(timeout=SUBSCRIBE_S) is None:
-            raise ConnectionError("no answer to SUBSCRIBE")
+        with as_os_error():
+            await subscription.subscribe(channel)
+            if await subscription.get_message(timeout=SUBSCRIBE_S) is None:
+                raise ConnectionError("no answer to SUBSCRIBE")
         on_failure.pop_all()
     return subscription
 
@@ -64,10 +66,12 @@ async def _listen(client: Redis, subscription: PubSub, channel: str, bell: Bell)
     while True:
         async with subscription:
             try:
-                await _ring(subscription, bell)
+                with as_os_error():
+                    await _ring(subscription, bell)
             except (RedisError, OSError) as error:
                 log.warning("lost %s, subscribing again: %s", channel, error)
         subscription = await _resubscribe(client, channel)
+        log.info("%s is heard again", channel)
 
 
 async def _ring(subscription: PubSub, bell: Bell) -> None:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
 
 from headrace.errors import QueueFull, QueueUnavailable, SettingsError
+from headrace.queues.lost_connection import as_os_error
 from headrace.queues.rules import NO_MEMORY_RETRY_S
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ class Server:
         for command in commands:
             pipeline.execute_command(*command)
         try:
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            with as_os_error():
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
             raise _translated(error) from error
         return replies

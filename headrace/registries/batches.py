@@ -96,6 +96,9 @@ class RedisBatches:
         found = await self._server.run(*(("HGET", f"{PREFIX}record:{batch_id}", "status") for batch_id in batch_ids))
         return [None if status is None else BatchStatus(status.decode()) for status in found]
 
+    async def live(self) -> int:
+        return int((await self._server.run(("ZCARD", f"{PREFIX}due")))[0])
+
     def _command(self, function: str, *arguments: Any) -> Command:
         return self._server.call(function, PREFIX, *arguments)
 

@@ -11,7 +11,7 @@ from headrace.wire.answers import whole_answer
 from producer_api import openapi
 from producer_api.admission import admit
 from producer_api.auth import Tenant
-from producer_api.envelope import CLIENT_CLOSED_REQUEST, ended_refusal, json_response, unavailable
+from producer_api.envelope import CLIENT_CLOSED_REQUEST, ended_refusal, json_response, shutting_down
 from producer_api.follow import ClientGone, read_to_end, stream_frames
 from producer_api.log_reader import Interrupted
 from producer_api.services import Served, Services
@@ -47,7 +47,7 @@ async def _answer(http: Request, services: Services, tenant: str) -> Response:
         # Its grace period runs out in the store, so a caller who comes back with the same Idempotency-Key soon finds the job alive.
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except Interrupted:
-        raise unavailable("The server is shutting down; send the request again.", code="shutting_down") from None
+        raise shutting_down() from None
     end = log[-1]
     if end.end is not State.DONE and end.end is not None:
         raise ended_refusal(end.end, end.reason)

@@ -4,6 +4,7 @@ Health says that the process lives, ready that it should get requests: to restar
 """
 
 import asyncio
+import shutil
 from collections.abc import Awaitable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -60,9 +61,10 @@ async def ready(services: Served) -> Response:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(services: Served) -> Response:
-    """Prometheus exposition; the queue's gauges are read for this scrape."""
-    load, workers = await asyncio.gather(_or_none(services.queue.load()), _or_none(services.queue.workers()))
-    text = services.metrics.render(load, None if workers is None else len(workers))
+    """Prometheus exposition; the gauges of queue and disk are read for this scrape."""
+    disk = asyncio.to_thread(shutil.disk_usage, services.settings.files_dir)
+    load, workers, usage = await asyncio.gather(_or_none(services.queue.load()), _or_none(services.queue.workers()), _or_none(disk))
+    text = services.metrics.render(load, None if workers is None else len(workers), None if usage is None else usage.free)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -72,9 +74,9 @@ async def _pinged(ping: Awaitable[None]) -> bool:
 
 
 async def _or_none(answer: Awaitable[T]) -> T | None:
-    """The queue's answer, or None if it gave none in time."""
+    """The answer of the queue or the disk, or None if it gave none in time."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             return await answer
-    except (QueueUnavailable, TimeoutError):
+    except (QueueUnavailable, OSError):  # a TimeoutError is one
         return None

@@ -67,13 +67,16 @@ class BatchOffice:
 
     def _others_wait(self) -> bool:
         try:
-            return self._desk.waiting() > 0
+            return bool(self._desk.waiting())
         except QueueUnavailable:
             return False  # nobody can be told to take a turn; the batch at hand needs the state store alone
 
     async def sweep(self) -> None:
-        async with self._resources() as resources:
-            await sweep(resources, self._settings.batch_retention_s * 1_000)
+        try:
+            async with self._resources() as resources:
+                await sweep(resources, self._settings.batch_retention_s * 1_000)
+        except (QueueUnavailable, OSError) as error:
+            logger.warning("what nobody needs any more stays until the next sweep: %s", error)
 
     @asynccontextmanager
     async def _resources(self) -> AsyncIterator[Resources]:
@@ -103,10 +106,15 @@ class BatchOffice:
 def serve(desk: Desk, office: BatchOffice) -> None:
     """Take tasks until told to stop, through every outage of their queue."""
     told = False
+
+    def ready() -> None:
+        nonlocal told
+        logger.info("takes tasks")
+        told = False
+
     while not office.stopped:
         try:
-            desk.serve(office.stop)
-            told = False
+            desk.serve(on_ready=ready, on_stop=office.stop)
         except QueueUnavailable as error:
             if not told:
                 logger.warning("no tasks for now: %s", error)

@@ -4,13 +4,15 @@ given one asks the batch's lease first, and the dispatcher asks again.
 RQ's own registries are not consulted: they notice a dead worker after minutes.
 """
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
@@ -28,14 +30,51 @@ _NO_TIMEOUT = -1
 _FAILURE_TTL_S = 3_600
 
 
+class _Connection(Redis):
+    """A loss that RQ does not take for one leaves its loop: by itself it would look again after up to a minute, and say so each time."""
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        except (ConnectionError, TimeoutError) as error:
+            raise _unavailable(error) from error
+
+
 class _Worker(SimpleWorker):
     """Runs its tasks in this very process, which our supervisor watches. (RQ's forking worker would add a process that nobody does.)"""
 
+    on_ready: Callable[[], None]
     on_stop: Callable[[], None]
+
+    def bootstrap(self, *arguments: Any, **options: Any) -> None:
+        super().bootstrap(*arguments, **options)
+        self.on_ready()
+
+    def subscribe(self) -> None:
+        """Not to RQ's commands for workers, of which we use none: its thread for them would outlive a lost server, one for each loss."""
+
+    def unsubscribe(self) -> None:
+        """There is no subscription."""
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.on_stop()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+
+class _Losses(logging.Filter):
+    """Takes the loss of the server out of what RQ logs, a hundred lines each time, and keeps it. Everything else stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: QueueUnavailable | None = None
+        """What ended RQ's loop."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raised = record.exc_info[1] if record.exc_info else None
+        if isinstance(raised, RedisError | QueueUnavailable):
+            self.last = raised if isinstance(raised, QueueUnavailable) else _unavailable(raised)
+            return False
+        return True
 
 
 class Desk:
@@ -64,23 +103,28 @@ class Desk:
         with _translating():
             self._queue.enqueue_call(function, args=arguments, timeout=_NO_TIMEOUT, result_ttl=0, failure_ttl=_FAILURE_TTL_S)
 
-    def waiting(self) -> int:
-        """Tasks that no clerk has taken. Raises QueueUnavailable."""
+    def waiting(self) -> list[str]:
+        """Ids of the tasks that no clerk has taken; the first is taken next. Raises QueueUnavailable."""
         with _translating():
-            return int(self._queue.count)
+            return self._queue.get_job_ids()
 
-    def serve(self, on_stop: Callable[[], None]) -> None:
-        """Take tasks, one at a time, until SIGTERM or SIGINT; `on_stop` is called from the signal handler.
+    def serve(self, *, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        """Take tasks, one at a time, until SIGTERM or SIGINT; `on_ready` is called before the first, `on_stop` from the signal handler.
 
-        Returns early on a fault, which RQ has logged, or raises QueueUnavailable.
+        Returns early on a fault, which RQ has logged. Raises QueueUnavailable when the server is lost.
         """
-        connection = Redis.from_url(self._url)
+        connection = _Connection.from_url(self._url)
+        losses, log = _Losses(), logging.getLogger("rq.worker")
+        log.addFilter(losses)
         try:
             with _translating():
                 worker = _Worker([_queue(connection)], connection=connection, serializer=JSONSerializer)
-                worker.on_stop = on_stop
+                worker.on_ready, worker.on_stop = on_ready, on_stop
                 worker.work(logging_level="WARNING")
+            if losses.last is not None:
+                raise losses.last
         finally:
+            log.removeFilter(losses)
             connection.close()
             # RQ's handler would raise into whatever runs after it.
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,4 +143,8 @@ def _translating() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        raise QueueUnavailable(f"the clerks' task queue did not answer: {error}") from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> QueueUnavailable:
+    return QueueUnavailable(f"the clerks' task queue did not answer: {error}")

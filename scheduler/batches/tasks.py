@@ -17,7 +17,11 @@ OFFICE: ContextVar[Office] = ContextVar("office")
 
 
 def work_on(batch_id: str) -> None:
-    asyncio.run(OFFICE.get().work_on(batch_id))
+    try:
+        asyncio.run(OFFICE.get().work_on(batch_id))
+    except Exception as error:
+        error.add_note(f"batch {batch_id}")  # RQ logs the traceback, and knows nothing of batches
+        raise
 
 
 def sweep() -> None:

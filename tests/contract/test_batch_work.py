@@ -52,6 +52,20 @@ class TestDispatch:
         assert await registries.batches.dispatch(10, AGAIN_MS) == []
 
 
+class TestLive:
+    async def test_those_that_have_not_ended_are_counted_held_or_not(self, registries: RegistryBench) -> None:
+        assert await registries.batches.live() == 0
+        await registries.created()
+        held, ended = await registries.created(), await registries.created()
+        await registries.held(held)
+        assert await registries.batches.live() == 3
+        for count, status in ((3, BatchStatus.FINALIZING), (2, BatchStatus.COMPLETED)):
+            epoch = await registries.held(ended)
+            for step in paths()[status] if count == 3 else [status]:
+                await registries.update(ended, epoch, status=step)
+            assert await registries.batches.live() == count
+
+
 class TestLease:
     async def test_one_holder_at_a_time(self, registries: RegistryBench) -> None:
         batch_id = await registries.created()

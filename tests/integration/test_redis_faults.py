@@ -1,6 +1,7 @@
 """The queue on a real server: lost replies, a killed server, lost functions, no memory, no writes."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError, QueueFull, QueueUnavailable, SettingsError
@@ -231,7 +234,8 @@ class TestServerLoss:
         await queue.accept(submission())
         assert await raw.fcall("other_one", 0) == 1
 
-    async def test_doorbells_survive_a_restart(self, server: EmbeddedValkey, queue: RedisQueue) -> None:
+    async def test_doorbells_survive_a_restart(self, server: EmbeddedValkey, queue: RedisQueue, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
         async with queue.log_doorbell() as bell:
             server.process.kill()
             server.process.wait()
@@ -244,6 +248,7 @@ class TestServerLoss:
                 return bool(await bell.wait(0.05))
 
             await eventually(rung)
+        assert [record.levelname for record in caplog.records if record.name == doorbell.__name__] == ["WARNING", "INFO"]
 
     async def test_a_doorbell_notices_a_dead_peer(self, proxy: Proxy, lossy: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doorbell, "PING_S", 0.02)
@@ -253,6 +258,53 @@ class TestServerLoss:
             await eventually(lambda: asyncio.sleep(0, proxy.accepted > before))
             proxy.silent = False
             assert await bell.wait(0) == frozenset()
+
+
+class TestLostJustBeforeAWrite:
+    """On the API's event loop, which has an error of its own for that."""
+
+    @pytest.fixture(autouse=True)
+    def cut(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+        """A connection is cut between redis-py's look at it and its write, as often as there are elements."""
+        send, cuts = AbstractConnection.send_packed_command, list[bool]()
+
+        async def cut_and_send(self: AbstractConnection, *arguments: Any, **options: Any) -> None:
+            if cuts and self._writer is not None:
+                cuts.pop()
+                transport = self._writer.transport
+                transport.abort()
+                await eventually(lambda: asyncio.sleep(0, "closed=True" in repr(transport)))
+            await send(self, *arguments, **options)
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", cut_and_send)
+        yield cuts
+        assert not cuts
+
+    def test_a_call_says_so_and_the_next_one_works(self, server: EmbeddedValkey, cut: list[bool]) -> None:
+        async def scenario() -> None:
+            async with connected(server.url) as queue:
+                cut.append(True)
+                with pytest.raises(QueueUnavailable):
+                    await queue.load()
+                await queue.load()
+
+        uvloop.run(scenario())
+
+    def test_a_doorbell_subscribes_again(self, server: EmbeddedValkey, cut: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doorbell, "PING_S", 0.05)
+
+        async def scenario() -> None:
+            async with connected(server.url) as queue, queue.log_doorbell() as bell:
+                cut.append(True)  # its next ping
+                await eventually(lambda: asyncio.sleep(0, not cut), pause=0.01)
+
+                async def rung() -> bool:
+                    await queue.cancel("alice", (await queue.accept(make_submission(make_request(tenant="alice")))).job_id)
+                    return bool(await bell.wait(0.1))
+
+                await eventually(rung)
+
+        uvloop.run(scenario())
 
 
 class TestRefusedWrites:

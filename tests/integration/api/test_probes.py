@@ -1,4 +1,6 @@
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -100,7 +102,15 @@ async def _done(queue: MemoryQueue) -> bool:
     return bool(queue.outbox)
 
 
-async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_a_disk_that_is_away_costs_its_own_metric_alone(http: httpx.AsyncClient, files_dir: Path) -> None:
+    shutil.rmtree(files_dir)
+    metrics = await http.get("/metrics")
+    assert metrics.status_code == 200
+    assert "headrace_files_free_bytes" not in metrics.text
+    assert "headrace_queue_up 1.0" in metrics.text
+
+
+async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue, files_dir: Path) -> None:
     async with ScriptedWorker(queue, model=MODEL).run():
         await http.post("/v1/chat/completions", json=BODY | {"stream": True})
     await http.post("/v1/jobs", json=BODY)
@@ -111,6 +121,8 @@ async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
     assert "headrace_delayed_requests 0.0" in lines
     assert f'headrace_queue_depth{{lane="standard",model="{MODEL}"}} 1.0' in lines
     assert "headrace_live_cost_tokens 4096.0" in lines
+    [free] = [line.split() for line in lines if line.startswith("headrace_files_free_bytes ")]
+    assert float(free[1]) == pytest.approx(shutil.disk_usage(files_dir).free, rel=0.1)
     assert 'headrace_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in lines
     assert 'headrace_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="404"} 1.0' in lines
     assert "headrace_open_streams 0.0" in lines

@@ -18,7 +18,7 @@ from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.testing.api_process import ApiProcess, make_model
 from headrace.testing.eventually import eventually
-from headrace.testing.proxy import proxy_to
+from headrace.testing.proxy import Proxy, proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
 
 MODEL = "tiny"
@@ -142,6 +142,28 @@ async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
                 again = await http.post("/v1/jobs", json=BODY, headers=key)
             assert (again.status_code, again.headers.get("idempotent-replayed")) == (202, "true" if stored else None)
             assert await jobs() == [again.json()["id"]]
+
+
+async def test_what_a_shutdown_does_not_wait_for_is_told_to_come_back(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+    """The store does not answer, so the call cannot either."""
+    await asyncio.to_thread(make_model, tmp_path / MODEL)
+    async with proxy_to(unquote(urlsplit(clean_valkey.url).path)) as wire:
+        api = ApiProcess(f"redis://127.0.0.1:{wire.port}/0", tmp_path / MODEL, HEADRACE_SHUTDOWN_S="1")
+        async with httpx.AsyncClient(base_url=api.url, timeout=20) as http, api.run() as process:
+            await api.ready(http)
+            before = wire.swallowed
+            wire.silent = True
+            asking = [asyncio.create_task(http.post(path, json=BODY)) for path in ("/v1/jobs", "/v1/chat/completions")]
+            await eventually(lambda: _swallowed(wire, before + len(asking)), pause=0.01)
+            process.terminate()
+            for answer in await asyncio.gather(*asking):
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+                assert answer.headers["retry-after"] == "1"
+            assert await process.wait() == 0
+
+
+async def _swallowed(wire: Proxy, count: int) -> bool:
+    return wire.swallowed >= count
 
 
 async def _length(texts: list[str], wanted: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.supervise import EX_CONFIG, ChildMisconfigured, Supervised
+from headrace.supervise import EX_CONFIG, ChildMisconfigured, Supervised, ending
 from headrace.testing.eventually import eventually
 
 ANNOUNCE = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); "
@@ -32,10 +32,10 @@ def child(code: str, file: Path) -> list[str]:
 
 
 async def test_a_killed_child_is_started_again_and_its_death_reported(tmp_path: Path) -> None:
-    file, deaths = tmp_path / "pids", list[int]()
+    file, deaths = tmp_path / "pids", list[tuple[int, str]]()
 
-    async def on_death(start: int) -> None:
-        deaths.append(start)
+    async def on_death(start: int, code: int) -> None:
+        deaths.append((start, ending(code)))
 
     supervised = Supervised("sleeper", lambda _: child(ANNOUNCE + "time.sleep(60)", file), on_death=on_death)
     running = asyncio.ensure_future(supervised.run())
@@ -49,7 +49,7 @@ async def test_a_killed_child_is_started_again_and_its_death_reported(tmp_path: 
     [pid] = await eventually(first, pause=0.01)
     os.kill(pid, signal.SIGKILL)
     await eventually(second, pause=0.01)
-    assert deaths == [0]
+    assert deaths == [(0, "SIGKILL")]
     await supervised.stop(grace=5)
     await running
     for pid in pids(file):
@@ -61,7 +61,8 @@ async def test_a_child_that_ends_by_itself_is_reported_and_started_again(tmp_pat
     """However cleanly: somebody counted on it."""
     file, starts, deaths = tmp_path / "pids", list[int](), list[int]()
 
-    async def on_death(start: int) -> None:
+    async def on_death(start: int, code: int) -> None:
+        assert ending(code) == "exit code 0"
         deaths.append(start)
 
     supervised = Supervised("brief", lambda _: child(ANNOUNCE, file), on_start=starts.append, on_death=on_death)

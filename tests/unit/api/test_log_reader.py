@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import itertools
+import logging
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headrace.cursor import LogPosition
+from headrace.errors import QueueUnavailable
 from headrace.ports import START, Doorbell, LogEntry
 from headrace.queues.bell import Bell
 from headrace.queues.rules import QueueLimits
@@ -192,6 +194,33 @@ async def test_an_outage_is_silence_and_then_the_rest() -> None:
     assert [entry.position.n for entry in log] == list(range(1, 13))
 
 
+def test_an_outage_and_its_end_are_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        queue = make_queue()
+        queue.down = True
+        async with reading(queue) as reader:
+            await asyncio.sleep(10)  # without a stream: the doorbell tells
+            queue.down = False
+            await asyncio.sleep(10)
+            request = await submit(queue)
+            with reader.subscribe(request.id, START, attended=False):
+                queue.down = True
+                await asyncio.sleep(10)
+                queue.down = False
+                await asyncio.sleep(10)
+
+    run_virtual(story)
+    said = [(record.levelname, record.getMessage().partition(" why=")[0]) for record in caplog.records]
+    assert said == [
+        ("WARNING", "no doorbell, polling instead"),
+        ("INFO", "the doorbell is there"),
+        ("WARNING", "token logs cannot be read, trying again"),
+        ("INFO", "token logs are read again"),
+    ]
+
+
 @on_virtual_time
 async def test_take_returns_nothing_after_its_timeout() -> None:
     queue = make_queue()
@@ -242,6 +271,45 @@ async def test_stopping_interrupts_open_and_later_subscriptions() -> None:
                 await waiting
         with reader.subscribe(request.id, START, attended=False) as late, pytest.raises(Interrupted):
             await late.take(600)
+
+
+class DeafQueue(CutQueue):
+    """Never answers, and takes the first cancellation of each of its callers for the end of their connection, as redis-py may."""
+
+    calls = 3
+
+    async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
+        await self._nothing()
+        return []
+
+    async def attend(self, job_ids: Sequence[str]) -> None:
+        await self._nothing()
+
+    @asynccontextmanager
+    async def log_doorbell(self) -> AsyncIterator[Doorbell]:
+        await self._nothing()
+        yield Bell()
+
+    async def _nothing(self) -> None:
+        try:
+            await asyncio.sleep(NEVER)
+        except asyncio.CancelledError:
+            self.calls -= 1
+            if self.calls < 0:
+                raise
+            raise QueueUnavailable("connection lost") from None
+
+
+@on_virtual_time
+async def test_a_stopped_reader_ends_though_its_cancellation_is_lost() -> None:
+    reader = LogReader(DeafQueue(clock=loop_ms, limits=QueueLimits()), viewer_grace_s=GRACE_S)
+    task = asyncio.create_task(reader.run())
+    with reader.subscribe("job", START, attended=True):
+        await asyncio.sleep(GRACE_S)  # each of its loops is in a call
+        reader.stop()
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+    assert task.done()
 
 
 class BrokenQueue(CutQueue):

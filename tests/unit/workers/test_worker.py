@@ -1,6 +1,7 @@
 """The worker loop against the in-memory queue and an engine whose tokens are known."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Awaitable
@@ -178,6 +179,29 @@ async def test_lost_answers_double_nothing() -> None:
     for request in requests:
         assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, 6)
     assert sorted(entry.job_id for entry in queue.outbox) == sorted(request.id for request in requests)
+
+
+class AwayQueue(MemoryQueue):
+    """Heartbeats fail that often."""
+
+    failures = 0
+
+    async def report(self, *arguments: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise QueueUnavailable("it did not answer")
+        await super().report(*arguments)
+
+
+async def test_an_outage_and_its_end_are_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    queue, request = AwayQueue(), make_request(max_tokens=3)
+    queue.failures = 5
+    await queue.accept(make_submission(request))
+    async with working(queue, ScriptedEngine()):
+        await ended(queue, request)
+    said = [(record.levelno, record.getMessage()) for record in caplog.records if "state store" in record.getMessage()]
+    assert said == [(logging.WARNING, "state store unreachable: it did not answer"), (logging.INFO, "state store reachable again")]
 
 
 class SlowQueue(MemoryQueue):

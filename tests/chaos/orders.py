@@ -1,0 +1,98 @@
+"""What the clients will do, decided beforehand from the seed, with the answer each of them must get."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.chaos.model import POISON, words
+from workers.backends.scripted import answer_to, text_of
+
+Encode = Callable[[Sequence[dict[str, str]]], tuple[int, ...]]
+"""Messages of a conversation to the ids of its prompt."""
+
+ORDERS_PER_POISON = 1_000
+SHORTEST, LONGEST = 4, 24
+"""Tokens of an answer."""
+
+
+class Kind(StrEnum):
+    STREAM = "stream"
+    """Reads a chat's stream to its end."""
+    HOP = "hop"
+    """The same, but drops the connection every few events and goes on at the other replica."""
+    WHOLE = "whole"
+    """Waits for the whole answer in one piece."""
+    JOB = "job"
+    """Submits, goes away, asks now and then, and reads the answer once it is done."""
+    REPEAT = "repeat"
+    """Sends the same request several times at once, under one key and to both replicas."""
+    CANCEL_STREAM = "cancel stream"
+    CANCEL_JOB = "cancel job"
+    LEAVE = "leave"
+    """Drops its stream and never comes back."""
+    POISON = "poison"
+    """A job whose prompt kills any engine that runs it."""
+
+
+SHARES = {
+    Kind.STREAM: 46,
+    Kind.HOP: 18,
+    Kind.WHOLE: 6,
+    Kind.JOB: 16,
+    Kind.REPEAT: 5,
+    Kind.CANCEL_STREAM: 3,
+    Kind.CANCEL_JOB: 3,
+    Kind.LEAVE: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One request of one client."""
+
+    number: int
+    kind: Kind
+    content: str
+    tokens: tuple[int, ...]
+    """The whole answer."""
+    seed: int
+    """For the client's own moves: when to hop, cancel or leave."""
+
+    @property
+    def key(self) -> str:
+        """Its Idempotency-Key."""
+        return f"order-{self.number}"
+
+    @property
+    def text(self) -> str:
+        return text_of(self.tokens)
+
+    @property
+    def poisonous(self) -> bool:
+        return self.kind is Kind.POISON
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return conversation(self.content)
+
+
+def conversation(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+def make_orders(seed: int, count: int, encode: Encode) -> list[Order]:
+    """`count` orders; one in ORDERS_PER_POISON is poison, one at least, and none among the last: quarantine takes its time."""
+    rng = random.Random(f"orders {seed}")
+    kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
+    for number in rng.sample(range(count * 4 // 5), max(1, count // ORDERS_PER_POISON)):
+        kinds[number] = Kind.POISON
+    return [_order(number, kind, rng, encode) for number, kind in enumerate(kinds)]
+
+
+def _order(number: int, kind: Kind, rng: random.Random, encode: Encode) -> Order:
+    content = " ".join(rng.choices(words(), k=rng.randint(3, 12)))
+    if kind is Kind.POISON:
+        content = f"{POISON} {content}"
+    tokens = answer_to(encode(conversation(content)), rng.randint(SHORTEST, LONGEST))
+    return Order(number, kind, content, tokens, rng.getrandbits(32))

@@ -1,0 +1,116 @@
+"""One run: a fleet under load and under fire, until every order is over and the store has come to rest; then the verdict."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.wire.prompter import FolderPrompter
+from tests.chaos.checker import Violation, violations
+from tests.chaos.fleet import sailing
+from tests.chaos.history import History
+from tests.chaos.load import Load
+from tests.chaos.model import NAME
+from tests.chaos.orders import make_orders
+from tests.chaos.plan import Target, make_plan
+from tests.chaos.replicas import replicas_at
+from tests.chaos.snapshot import comes_to_rest, take_snapshot
+from tests.chaos.striker import Striker, Struck
+from tests.chaos.versions import NoHistory, Version, older_version, this_version
+
+REST_S = 120.0
+PROGRESS_S = 10.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    seed: int
+    orders: int
+    at_once: int
+    """Clients at a time."""
+    older: str | None
+    """Commit of the older version; None: a sensible one."""
+    patience_s: float
+    """How long an order may stand still before its client gives up: quarantine takes its time over poison."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    settings: Settings
+    history: History
+    violations: list[Violation]
+    struck: list[Struck]
+    pauses: list[tuple[float, float]]
+    drains: dict[Target, list[float]]
+    took_s: float
+
+
+async def run(settings: Settings, folder: Path, say: Say) -> Result:
+    """`folder` is empty, and keeps the store's file and everybody's log."""
+    this, older = _versions(settings, folder, say)
+    began = time.monotonic()
+    async with sailing(folder, this) as (fleet, valkey):
+        say(f"ready after {time.monotonic() - began:.1f} s")
+        encode = FolderPrompter.load(str(folder / NAME), folder).chat
+        plan = make_plan(settings.seed, settings.orders)
+        async with replicas_at(fleet.urls, NAME) as replicas:
+            load = Load(
+                replicas,
+                make_orders(settings.seed, settings.orders, encode),
+                at_once=settings.at_once,
+                patience_s=settings.patience_s,
+            )
+            striker = Striker(fleet, load, this, older)
+            async with _telling(settings, load, striker, len(plan), say), asyncio.TaskGroup() as group:
+                group.create_task(load.run())
+                group.create_task(striker.run(plan))
+            took_s = time.monotonic() - began
+        if not await comes_to_rest(valkey.url, REST_S):
+            say(f"some jobs have not ended {REST_S:.0f} s after the last client left")
+        await fleet.stop()  # before the look at the store: what nobody owns any more must be nobody's there either
+        history = History(load.records, await take_snapshot(valkey.url))
+    return Result(
+        settings=settings,
+        history=history,
+        violations=violations(history),
+        struck=striker.struck,
+        pauses=replicas.pauses,
+        drains=fleet.drains,
+        took_s=took_s,
+    )
+
+
+def _versions(settings: Settings, folder: Path, say: Say) -> tuple[Version, Version]:
+    this = this_version(folder / "this")
+    try:
+        older = older_version(folder / "older", settings.older)
+    except NoHistory as error:
+        say(f"no older code to run beside this: {error}")
+        return this, this
+    say(f"older code: {older.name}")
+    return this, older
+
+
+@contextlib.asynccontextmanager
+async def _telling(settings: Settings, load: Load, striker: Striker, faults: int, say: Say) -> AsyncIterator[None]:
+    async def tell() -> None:
+        last = 0
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            ended = len(load.records)
+            say(
+                f"{ended:,} of {settings.orders:,} orders, {(ended - last) / PROGRESS_S:.0f} a second; "
+                f"{len(striker.struck)} of {faults} faults"
+            )
+            last = ended
+
+    task = asyncio.ensure_future(tell())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

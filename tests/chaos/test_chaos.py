@@ -1,0 +1,19 @@
+"""A short run with every fault in it. `make chaos` is the long one."""
+
+from pathlib import Path
+
+from tests.chaos.orders import Kind
+from tests.chaos.plan import Fault
+from tests.chaos.run import Settings, run
+
+SEED = 7
+ORDERS = 300
+
+
+async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:
+    settings = Settings(seed=SEED, orders=ORDERS, at_once=32, older=None, patience_s=90.0)
+    result = await run(settings, tmp_path, say=lambda _: None)
+    assert result.violations == []
+    assert {struck.strike.fault for struck in result.struck} == set(Fault)
+    assert len(result.history.store.jobs) == ORDERS
+    assert {record.order.kind for record in result.history.records} == set(Kind)
