@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 from openai import OpenAI
@@ -243,7 +243,14 @@ def summarise(tally: Tally) -> None:
     console.print(table)
 
 
+def leave(number: int, _frame: object) -> NoReturn:
+    """Stop the server and remove its data on the way out, once: the second signal of a whole process group must not cut that short."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, leave)
     tally = Tally()
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder, headrace_up(Path(folder)) as url:

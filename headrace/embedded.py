@@ -107,13 +107,14 @@ class EmbeddedValkey:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return lock
             except BlockingIOError:
-                pid = path.read_text().strip()
+                pid, _, owner = path.read_text().strip().partition(" ")
                 # A server killed while it rewrote its file leaves a child that holds the lock until it notices, a second or two later.
                 if time.monotonic() > end or not pid or _is_alive(int(pid)):
                     os.close(lock)
+                    # A server may outlive its owner where the system has no way to tie their lives.
+                    who = f"pid {owner}" if owner and _is_alive(int(owner)) else f"its server is pid {pid or 'unknown'}"
                     raise EmbeddedError(
-                        f"{self.data_dir} is in use by another `headrace up` (its server is pid {pid or 'unknown'}); "
-                        "stop that one, or choose another folder"
+                        f"{self.data_dir} is in use by another `headrace up` ({who}); stop that one, or choose another folder"
                     ) from None
                 time.sleep(0.05)
 
@@ -134,7 +135,7 @@ class EmbeddedValkey:
             preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
         )
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{process.pid}\n".encode(), 0)
+        os.pwrite(lock, f"{process.pid} {os.getpid()}\n".encode(), 0)
         return process
 
     def _await_ping(self, process: subprocess.Popen[bytes]) -> None:

@@ -24,6 +24,8 @@ HeadraceError
 └── SchemaUnknown             a stored record was written by a version this process does not know
 """
 
+from collections.abc import Iterable
+
 
 class HeadraceError(Exception):
     """Base of all errors raised on purpose."""
@@ -76,6 +78,12 @@ class ModelNotFound(RequestError):
 
     status = 404
     code = "model_not_found"
+
+    @classmethod
+    def among(cls, name: str, served: Iterable[str]) -> "ModelNotFound":
+        """It is not `name` but `served` that is there."""
+        names = ", ".join(f"'{one}'" for one in served)
+        return cls(f"The model '{name[:200]}' does not exist; this server serves {names}.", param="model")
 
 
 class JobNotFound(RequestError):

@@ -5,6 +5,7 @@ An unknown `HEADRACE_*` variable or a malformed value refuses to start: a misspe
 
 import os
 import socket
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -122,9 +123,10 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment. Raises SettingsError naming every variable that is unknown or malformed, never a value."""
     names = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
-    unknown = sorted(names - {PREFIX + field.upper() for field in Settings.model_fields})
-    if unknown:
-        raise SettingsError("unknown setting " + ", ".join(unknown) + "; docs/settings.md lists them all")
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    if unknown := sorted(names.difference(known)):
+        said = (name + "".join(f" (did you mean {near}?)" for near in get_close_matches(name, known, 1)) for name in unknown)
+        raise SettingsError("unknown setting " + ", ".join(said) + "; `headrace settings` lists them all")
     try:
         return Settings()
     except ValidationError as error:

@@ -42,7 +42,7 @@ class Catalog:
     def get(self, name: str) -> Prompter:
         """Raises ModelNotFound for a name we do not serve, ModelUnavailable for one that is not loaded yet."""
         if name not in self._loaders:
-            raise ModelNotFound(f"The model '{name[:200]}' does not exist or is not served here.", param="model")
+            raise ModelNotFound.among(name, self.names)
         if name not in self._loaded:
             raise ModelUnavailable(f"The model '{name}' is not loaded yet.")
         return self._loaded[name]

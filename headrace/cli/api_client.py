@@ -1,5 +1,6 @@
 """The command line's way to the API: httpx, with errors a person can act on."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -67,9 +68,18 @@ def checked(response: httpx.Response) -> Any:
 def message_of(response: httpx.Response) -> str:
     """What an error says, the body having been read. Ours come in the envelope; a proxy in between answers as it likes."""
     try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {response.status_code}: {response.text[:200]}" if response.text else f"status {response.status_code}"
+        error = response.json()["error"]
+        said, known = str(error["message"]), error.get("code") != "not_found"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        said = f"status {response.status_code}: {response.text[:200]}" if response.text else f"status {response.status_code}"
+        known = False
+    # An unknown id has a code of its own: here the path leads nowhere.
+    return f"{said}; is the URL right?" if response.status_code == 404 and not known else said
+
+
+def command(words: str, url: str | None) -> str:
+    """A command to copy, of the same API: `url` as it was given."""
+    return f"`headrace {words}{'' if url is None else f' --url {shlex.quote(url)}'}`"
 
 
 def fail(message: str) -> typer.Exit:

@@ -15,16 +15,19 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from headrace.batch import BATCH_ENDED, BatchStatus
-from headrace.cli.api_client import Url, api, base_url_of, checked, fail
+from headrace.cli.api_client import Url, api, base_url_of, checked, command, fail
 from headrace.cli.batch_run import INTERRUPTED, Wish, exit_code, watch
 from headrace.cli.batch_run import run as run_wish
-from headrace.cli.batch_view import BatchView
+from headrace.cli.batch_view import CUT_SHORT, BatchView, progress_of
 from headrace.cli.patient_api import PatientApi
 from headrace.errors import HeadraceError
 from headrace.files.sync import sync_file, sync_folder
 from headrace.request import Endpoint
 
 app = typer.Typer(no_args_is_help=True)
+
+_PIPED_WIDTH = 120
+"""Columns: the widest row."""
 
 BatchId = Annotated[str, typer.Argument(help="Batch id.")]
 
@@ -48,12 +51,15 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer of lines that name no limit.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0, help="Temperature of lines that name none.")] = None,
     endpoint: Annotated[Endpoint | None, typer.Option(help="Endpoint of all lines; default: the first line's, or chat.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Cancel and forget what an earlier run has begun for OUT.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget (and cancel) what an earlier run has begun for OUT, and replace OUT.")
+    ] = False,
 ) -> None:
     """Run a file of requests and write their answers. The same command goes on wherever it was stopped or killed.
 
     IN is JSONL in OpenAI's batch format if its first line begins with a brace; custom_id, method, url and model may be left out. Answers go
-    to OUT, lines that failed to OUT's name with .errors in it.
+    to OUT, lines that failed to OUT's name with .errors in it. If these answer IN already, nothing is run; any other OUT that is there is
+    replaced only with --restart.
 
     Exit codes: 0 all lines answered · 1 the batch or the server failed · 3 some lines failed · 130 interrupted, the same command goes on.
     """
@@ -85,11 +91,12 @@ def list_batches(limit: Annotated[int, typer.Option(min=1, max=100, help="How ma
         Column("batch", no_wrap=True, min_width=38), "status", "created", "lines", "failed", box=None, padding=(0, 1, 0, 0), pad_edge=False
     )
     for batch in page["data"]:
+        created = datetime.fromtimestamp(batch["created_at"]).strftime("%Y-%m-%d %H:%M")
         counts = batch["request_counts"]
-        created = datetime.fromtimestamp(batch["created_at"]).strftime("%m-%d %H:%M")
-        done = f"{counts['completed'] + counts['failed']}/{counts['total']}"
-        table.add_row(batch["id"], batch["status"], created, done, str(counts["failed"]))
-    Console().print(table)
+        failed = "–" if batch["status"] in CUT_SHORT else str(counts["failed"])
+        table.add_row(batch["id"], batch["status"], created, f"{progress_of(batch)[0]}/{counts['total']}", failed)
+    # A row is a line for whatever reads it from a pipe.
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
 
 
 @app.command()
@@ -105,9 +112,15 @@ def watch_batch(batch_id: BatchId, url: Url = None) -> None:
     where = base_url_of(url)
     with _viewing("the batch goes on") as view, PatientApi(lambda: where, view.say) as patient:
         batch = watch(patient, batch_id, view)
-        view.faults(batch)
-        counts = batch["request_counts"]
-        view.say(f"{batch['status']}: {counts['completed']} of {counts['total']} lines answered, {counts['failed']} failed")
+        if batch["status"] == BatchStatus.FAILED:
+            view.refused(batch)
+        else:
+            counts = batch["request_counts"]
+            view.say(f"{batch['status']}: {counts['completed']} of {counts['total']} lines answered, {progress_of(batch)[1]}")
+            if batch["output_file_id"] is not None:
+                view.say(f"{command(f'batch results {batch_id}', url)} fetches the answers")
+            if batch["error_file_id"] is not None:
+                view.say(f"{command(f'batch results {batch_id} --errors', url)} says what became of the others")
     raise typer.Exit(exit_code(batch))
 
 
@@ -116,7 +129,8 @@ def cancel(batch_id: BatchId, url: Url = None) -> None:
     """Cancel a batch; what is done is kept."""
     with api(url) as client:
         batch = checked(client.post(f"/v1/batches/{batch_id}/cancel"))
-    Console().print(f"{batch['status']}; `headrace batch results {batch_id}` fetches what was done", highlight=False, soft_wrap=True)
+    fetching = command(f"batch results {batch_id}", url)
+    Console().print(f"{batch['status']}; {fetching} fetches what was done", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -132,7 +146,7 @@ def results(
         batch = checked(client.get(f"/v1/batches/{batch_id}"))
         file_id = batch["error_file_id" if errors else "output_file_id"]
         if file_id is None:
-            raise _nothing(batch, errors)
+            raise _nothing(batch, errors, url)
         with client.stream("GET", f"/v1/files/{file_id}/content") as response:
             if response.is_error:
                 checked(response)
@@ -140,19 +154,19 @@ def results(
                 for chunk in response.iter_raw():
                     into.write(chunk)
             if response.headers.get("x-incomplete") == "true":
-                told.print(f"incomplete: the batch is {batch['status']}; `headrace batch watch {batch_id}` shows when it ends")
+                told.print(f"incomplete: the batch is {batch['status']}; {command(f'batch watch {batch_id}', url)} shows when it ends")
 
 
-def _nothing(batch: dict[str, Any], errors: bool) -> typer.Exit:
+def _nothing(batch: dict[str, Any], errors: bool, url: str | None) -> typer.Exit:
     """There is no such file: say why."""
-    ended = batch["status"] in BATCH_ENDED
+    batch_id, ended = batch["id"], batch["status"] in BATCH_ENDED
     if errors:
         Console(stderr=True).print("no line has failed" if ended else "no line has failed so far")
         return typer.Exit(0)
     if not ended:
-        return fail(f"batch {batch['id']} has no answers yet; `headrace batch watch {batch['id']}` shows how far it is")
-    other = "get" if batch["status"] == BatchStatus.FAILED else "results --errors"
-    return fail(f"batch {batch['id']} is {batch['status']} and has no answers; `headrace batch {other} {batch['id']}` says why")
+        return fail(f"batch {batch_id} has no answers yet; {command(f'batch watch {batch_id}', url)} shows how far it is")
+    other = "watch" if batch["status"] == BatchStatus.FAILED else "results --errors"
+    return fail(f"batch {batch_id} is {batch['status']} and has no answers; {command(f'batch {other} {batch_id}', url)} says why")
 
 
 @contextmanager

@@ -66,6 +66,12 @@ class BatchFiles:
             if made.exists() and Path(source).exists() and made.samefile(source):
                 raise HeadraceError(f"the output would overwrite the input {source}; choose another with -o")
 
+    def check_free(self) -> None:
+        """Raises HeadraceError if a run would replace what it has not made."""
+        for made in (self.out, self.errors):
+            if made.exists() and made.stat().st_size:
+                raise HeadraceError(f"{made} exists; add --restart to replace it, or choose another file with -o")
+
     @contextlib.contextmanager
     def lock(self, waiting: Callable[[str], None]) -> Iterator[int]:
         """Hold the output against other runs. The descriptor is for a server of its own to inherit: when the run is killed, the lock is
@@ -79,9 +85,11 @@ class BatchFiles:
                 self.part.unlink(missing_ok=True)
             os.close(descriptor)
 
-    def publish(self) -> None:
-        """Put what was fetched in its place. Repeating it after a crash needs it fetched again. Raises HeadraceError."""
+    def publish(self, read_ns: int) -> None:
+        """Put what was fetched in its place, dated to when the input was read (Unix nanoseconds). Repeating it after a crash needs it
+        fetched again. Raises HeadraceError."""
         try:
+            os.utime(self.part, ns=(read_ns, read_ns))
             sync_file(self.part)
             sync_file(self.errors_part)
             if self.errors_part.stat().st_size:

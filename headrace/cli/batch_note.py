@@ -34,7 +34,7 @@ class Order(_Noted):
     data_dir: str | None
 
     def differences(self, other: "Order") -> list[str]:
-        """What is not the same, in words."""
+        """What is not the same, in words, and what it is here."""
         words = {
             "input_sha256": "the input",
             "endpoint": "--endpoint",
@@ -44,9 +44,17 @@ class Order(_Noted):
             "url": "the server",
             "data_dir": "--data-dir",
         }
-        differing = [said for name, said in words.items() if getattr(self, name) != getattr(other, name)]
-        # One server is running, the other its own: that says it all.
-        return [said for said in differing if said != "--data-dir" or "the server" not in differing]
+        differing = [name for name in words if getattr(self, name) != getattr(other, name)]
+        if "url" in differing and "data_dir" in differing:  # one server is running, the other its own: that says it all
+            differing.remove("data_dir")
+        return [words[name] + self._was(name) for name in differing]
+
+    def _was(self, name: str) -> str:
+        if name == "input_sha256":
+            return ""
+        if (value := getattr(self, name)) is None:
+            return " (then one of its own)" if name == "url" else " (then not given)"
+        return f" (then {value})"
 
 
 class Note(_Noted):

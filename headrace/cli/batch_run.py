@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from headrace.batch import BATCH_ENDED, COMPLETION_WINDOW, BatchStatus
+from headrace.cli.api_client import command
+from headrace.cli.batch_done import answered
 from headrace.cli.batch_files import BatchFiles
 from headrace.cli.batch_input import STDIN, Fill, Survey, open_input, survey, upload
 from headrace.cli.batch_note import Note, NoteFile, Order, read_note
-from headrace.cli.batch_view import BatchView
+from headrace.cli.batch_view import BatchView, progress_of
 from headrace.cli.own_server import OwnServer
 from headrace.cli.patient_api import PatientApi, Refused, StayedAway
 from headrace.errors import HeadraceError
@@ -62,7 +64,10 @@ def run(wish: Wish, view: BatchView) -> int:
     files = BatchFiles(wish.out)
     files.check(wish.source)
     with files.lock(view.say) as lock, open_input(wish.source, wish.out.parent) as source:
+        read_ns = time.time_ns()
         surveyed = survey(source)
+        if not (wish.restart or files.note.exists()) and (code := _done_before(files, source, surveyed, view)) is not None:
+            return code
         order = wish.order(surveyed)
         notes, abandoned = _begun(files, order, restart=wish.restart)
         if (batch := notes.note.ended) is None:
@@ -85,10 +90,10 @@ def run(wish: Wish, view: BatchView) -> int:
                 view.say(_how_to_go_on(notes.note))
                 return INTERRUPTED
             if batch["status"] != BatchStatus.FAILED:
-                files.publish()
+                files.publish(read_ns)
             notes.add(ended=batch)
         files.forget()
-    return _told(batch, files, view)
+    return _told(batch, order, files, view)
 
 
 def watch(api: PatientApi, batch_id: str, view: BatchView) -> dict[str, Any]:
@@ -161,6 +166,18 @@ class BatchRun:
         return batch_id
 
 
+def _done_before(files: BatchFiles, source: BinaryIO, surveyed: Survey, view: BatchView) -> int | None:
+    """The exit code if there is nothing to do. Raises HeadraceError if there is, and would replace what is there."""
+    if (done := answered(files, source, surveyed)) is None:
+        files.check_free()
+        return None
+    completed, failed = done
+    counts = {"total": completed + failed, "completed": completed, "failed": failed}
+    batch = {"status": BatchStatus.COMPLETED, "request_counts": counts}
+    view.say(f"already done: {_summary(batch, files)}; --restart runs it again")
+    return exit_code(batch)
+
+
 def _begun(files: BatchFiles, order: Order, *, restart: bool) -> tuple[NoteFile, Note | None]:
     """What an earlier run has begun, or a new note and the one it replaces. Raises HeadraceError if the earlier one was another run."""
     abandoned = None
@@ -178,6 +195,8 @@ def _begun(files: BatchFiles, order: Order, *, restart: bool) -> tuple[NoteFile,
                 f"{files.note} is of a run that differs in {', '.join(differences)}: repeat that command to go on with it, "
                 "or add --restart to forget it"
             )
+        files.forget()
+        files.check_free()
         note = None
     if note is not None:
         return NoteFile(files.note, note), None
@@ -212,6 +231,8 @@ def _take_back(api: PatientApi, old: Note, order: Order, view: BatchView) -> Non
 
 
 def _fetch(api: PatientApi, batch: dict[str, Any], files: BatchFiles, view: BatchView) -> None:
+    if batch["status"] == BatchStatus.FAILED:
+        return  # nothing ran
     view.phase("fetching the results")
     try:
         for file_id, part in ((batch["output_file_id"], files.part), (batch["error_file_id"], files.errors_part)):
@@ -224,18 +245,32 @@ def _fetch(api: PatientApi, batch: dict[str, Any], files: BatchFiles, view: Batc
         raise HeadraceError(f"cannot write beside {files.out} ({error.strerror}); the same command tries again") from None
 
 
-def _told(batch: dict[str, Any], files: BatchFiles, view: BatchView) -> int:
+def _told(batch: dict[str, Any], order: Order, files: BatchFiles, view: BatchView) -> int:
     """Say what came of it. Returns the exit code."""
-    counts = batch["request_counts"]
     if batch["status"] == BatchStatus.FAILED:
-        view.faults(batch)
-        view.say("the input was refused and nothing ran; correct it and run the same command again")
+        view.refused(batch)
+        view.say(f"nothing ran; correct {_at_fault(batch, order)} and run it again")
         return NOT_DONE
-    failed = f"; {counts['failed']} failed: {files.errors}" if counts["failed"] else ""
-    view.say(f"{counts['completed']} of {counts['total']} lines answered: {files.out}{failed}")
+    view.say(_summary(batch, files))
     if batch["status"] != BatchStatus.COMPLETED:
-        view.say(f"the batch was {batch['status']} before its end; the same command runs all of the input again")
+        view.say(f"the batch was {batch['status']} before its end; --restart runs all of the input again")
     return exit_code(batch)
+
+
+def _summary(batch: dict[str, Any], files: BatchFiles) -> str:
+    counts = batch["request_counts"]
+    others = f"; {progress_of(batch)[1]}: {files.errors}" if counts["failed"] else ""
+    return f"{counts['completed']} of {counts['total']} lines answered: {files.out}{others}"
+
+
+def _at_fault(batch: dict[str, Any], order: Order) -> str:
+    """What to correct: the input, or the one option that every fault is about."""
+    params = {fault.get("param") for fault in (batch.get("errors") or {}).get("data") or []}
+    if params == {"body.model"} and order.model is not None and order.url is not None:
+        return "--model"
+    if params == {"body.max_tokens"} and order.max_tokens is not None:
+        return "--max-tokens"
+    return "the input"
 
 
 def _how_to_go_on(note: Note) -> str:
@@ -247,7 +282,7 @@ def _how_to_go_on(note: Note) -> str:
 
 
 def _cancel_command(note: Note) -> str:
-    return f"`headrace batch cancel {note.batch_id} --url {note.order.url}`"
+    return command(f"batch cancel {note.batch_id}", note.order.url)
 
 
 def _name(source: str) -> str:

@@ -18,7 +18,7 @@ JobId = Annotated[str, typer.Argument(help="Job id, or the id of a chat answer."
 
 @app.command("list")
 def list_jobs(limit: Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")] = 20, url: Url = None) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first. The lines of batches are not among them: see `headrace batch list`."""
     with api(url) as client:
         page = checked(client.get("/v1/jobs", params={"limit": limit}))
     # An id that is cut is of no use: the others give way.

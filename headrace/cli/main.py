@@ -89,25 +89,28 @@ def _become(package: str) -> None:
 
 @app.command()
 def api() -> None:
-    """Run the API alone. Settings come from HEADRACE_* variables (docs/settings.md)."""
+    """Run the API alone. Settings come from HEADRACE_* variables: see `headrace settings`."""
     _become("producer_api")
 
 
 @app.command()
 def worker() -> None:
-    """Run a worker alone: a supervisor and its engine process. Settings come from HEADRACE_* variables."""
+    """Run a worker alone: a supervisor and its engine process. Settings come from HEADRACE_* variables: see `headrace settings`."""
     _become("workers")
 
 
 @app.command()
 def scheduler() -> None:
-    """Run the scheduler alone. Settings come from HEADRACE_* variables."""
+    """Run the scheduler alone. Settings come from HEADRACE_* variables: see `headrace settings`."""
     _become("scheduler")
 
 
 @app.command()
 def clerk() -> None:
-    """Run a clerk alone: it validates batch files, runs their lines, writes their results. Settings come from HEADRACE_* variables."""
+    """Run a clerk alone: it validates batch files, runs their lines, writes their results.
+
+    Settings come from HEADRACE_* variables: see `headrace settings`.
+    """
     _become("scheduler.batches")
 
 

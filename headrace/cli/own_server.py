@@ -66,7 +66,9 @@ class OwnServer:
         self._phase("starting a server")
         try:
             self._start()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._phase("stopping the server")
             self._stop()
             raise
         return self

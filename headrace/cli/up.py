@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from rich.console import Console
@@ -31,8 +32,8 @@ from headrace.errors import HeadraceError
 from headrace.lifecycle import on_stop_signal
 from headrace.supervise import Supervised, ending
 
-STILL_STARTING_S = 60.0
-"""A large model takes minutes to convert or load: say so, and wait on."""
+STILL_STARTING_S = 15.0
+"""A large model takes minutes to convert or load, and a store may never answer: say so now and then, and wait on."""
 READY_POLL_S = 0.1
 CONVERTING = "the model is being converted, once (the demo model takes about half a minute)"
 STORE_WATCH_S = 0.1
@@ -166,10 +167,13 @@ async def _announce(plan: Plan, console: Console) -> None:
     """One line when the tree can take and run work; a spinner with the reasons until then. Then waits for ever."""
     started = time.monotonic()
     said = ""
+    store = "" if plan.redis_url is None else f"no answer from {address_of(plan.redis_url)}, trying on (queue unreachable)"
     with console.status("starting …") as status:
         async with httpx.AsyncClient(base_url=plan.url, timeout=2.0, trust_env=False) as client:
             told_at = started
             while (waiting_for := await _waiting_for(client)) is not None:
+                if store:
+                    waiting_for = waiting_for.replace("queue unreachable", store)
                 if time.monotonic() - told_at > STILL_STARTING_S:
                     told_at = time.monotonic()
                     console.print(f"Still starting after {told_at - started:.0f} s: {waiting_for}. Logs: {plan.logs}", soft_wrap=True)
@@ -181,6 +185,15 @@ async def _announce(plan: Plan, console: Console) -> None:
     took = time.monotonic() - started
     console.print(f"Headrace is ready: {plan.url}/v1 · model {plan.model} · data {plan.data_dir} · {took:.1f} s", soft_wrap=True)
     await asyncio.Event().wait()
+
+
+def address_of(redis_url: str) -> str:
+    """Host and port, or a socket's path: the rest of the URL may hold a password."""
+    try:
+        parts = urlsplit(redis_url)
+        return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+    except ValueError:  # the children refuse it, in words of their own
+        return "--redis-url"
 
 
 async def _waiting_for(client: httpx.AsyncClient) -> str | None:

@@ -97,8 +97,9 @@ class BatchOffice:
             )
 
     def _prompter(self, model: str) -> Prompter:
-        if model != self._settings.served_model:
-            raise ModelNotFound(f"The model '{model[:200]}' does not exist or is not served here.", param="model")
+        served = self._settings.served_model
+        if model != served:
+            raise ModelNotFound.among(model, [served])
         return self._load()
 
 

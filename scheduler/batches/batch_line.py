@@ -59,4 +59,6 @@ def _why_not_json(data: bytes, why: str) -> str:
         data.decode()
     except UnicodeDecodeError as error:
         return f"This line is not UTF-8: byte 0x{data[error.start]:02x} at column {error.start + 1}."
-    return "This line is not a JSON object: " + why.removeprefix("The body is not valid JSON: ").removeprefix("The body ")
+    what = why.removeprefix("The body is not valid JSON: ").removeprefix("The body ")
+    # A parser's line 1: which line of the file it is stands beside every fault.
+    return "This line is not a JSON object: " + what.replace("(line 1, column ", "(column ")

@@ -13,7 +13,7 @@ def test_defaults_need_no_environment() -> None:
 
 def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_PROT", "1")
-    with pytest.raises(SettingsError, match="HEADRACE_PROT"):
+    with pytest.raises(SettingsError, match=r"HEADRACE_PROT \(did you mean HEADRACE_PORT\?\); `headrace settings` lists them all"):
         load_settings()
 
 

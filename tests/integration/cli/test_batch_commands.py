@@ -43,7 +43,8 @@ async def test_watch_ends_with_the_batch(ask: Ask, fake: FakeApi) -> None:
     told = await ask("watch", batch.id)
     assert (told.code, batch.status) == (3, "completed")
     assert "in_progress: 3/4 lines" in told.stderr
-    assert "completed: 3 of 4 lines answered, 1 failed" in told.stderr
+    assert "completed: 3 of 4 lines answered, 1 failed\n" in told.stderr
+    assert f"`headrace batch results {batch.id}` fetches the answers\n`headrace batch results {batch.id} --errors` says" in told.stderr
 
 
 async def test_cancel(ask: Ask, fake: FakeApi) -> None:
@@ -51,6 +52,20 @@ async def test_cancel(ask: Ask, fake: FakeApi) -> None:
     told = await ask("cancel", batch.id)
     assert (told.code, told.stdout) == (0, f"cancelling; `headrace batch results {batch.id}` fetches what was done\n")
     assert (await ask("watch", batch.id)).code == 1
+
+
+async def test_commands_to_copy_name_the_server_that_was_named(headrace: Headrace, fake: FakeApi, url: str) -> None:
+    fake.pace = 0
+    batch = a_batch(fake, done=0)
+    told = await headrace("batch", "results", batch.id, "--url", url)
+    assert f"`headrace batch watch {batch.id} --url {url}` shows" in told.stderr
+    told = await headrace("batch", "cancel", batch.id, "--url", url)
+    assert f"`headrace batch results {batch.id} --url {url}` fetches" in told.stdout
+
+
+async def test_a_path_that_leads_nowhere_is_told(headrace: Headrace, fake: FakeApi, url: str) -> None:
+    told = await headrace("batch", "list", "--url", f"{url}/x")
+    assert (told.code, told.stderr) == (1, "headrace: status 404: Not Found; is the URL right?\n")
 
 
 async def test_results_of_a_batch_that_has_ended(ask: Ask, fake: FakeApi, headrace: Headrace) -> None:

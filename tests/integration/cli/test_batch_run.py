@@ -93,8 +93,41 @@ async def test_lines_that_fail_go_to_a_file_of_their_own(headrace: Headrace, fak
     assert [line["custom_id"] for line in read(headrace.folder / "out.errors.jsonl")] == ["line-2", "line-5"]
 
     fake.failing = set()
-    assert (await headrace(*RUN, "--url", url)).code == 0
+    assert (await headrace(*RUN, "--url", url, "--restart")).code == 0
     assert left(headrace.folder) == {"in.txt", "out.jsonl"}, "the errors of the run before are not this one's"
+
+
+async def test_what_is_done_is_not_run_again(headrace: Headrace, fake: FakeApi, url: str) -> None:
+    fake.failing = {"line-2"}
+    assert (await headrace(*RUN, "--url", url)).code == 3
+    asked = fake.asked.total()
+    told = await headrace(*RUN, "--url", url)
+    assert (told.code, fake.asked.total()) == (3, asked), told.stderr
+    assert told.stderr == "already done: 6 of 7 lines answered: out.jsonl; 1 failed: out.errors.jsonl; --restart runs it again\n"
+
+
+@pytest.mark.parametrize("change", ["edited", "another output", "cancelled", "only errors"])
+async def test_an_output_that_answers_something_else_is_not_replaced(headrace: Headrace, fake: FakeApi, url: str, change: str) -> None:
+    if change == "cancelled":
+        fake.ends_as = "cancelled"
+    assert (await headrace(*RUN, "--url", url)).code == (change == "cancelled")
+    out, there = headrace.folder / "out.jsonl", "out.jsonl"
+    match change:
+        case "edited":
+            (headrace.folder / "in.txt").write_text("".join(f"other {prompt}\n" for prompt in PROMPTS))
+        case "another output":
+            out.write_text("my thesis\n")
+        case "only errors":
+            out.rename(headrace.folder / (there := "out.errors.jsonl"))
+    kept, asked = (headrace.folder / there).read_text(), fake.asked.total()
+    told = await headrace(*RUN, "--url", url)
+    words = f"headrace: {there} exists; add --restart to replace it, or choose another file with -o\n"
+    assert (told.code, told.stderr, fake.asked.total()) == (1, words, asked)
+    assert ((headrace.folder / there).read_text(), left(headrace.folder)) == (kept, {"in.txt", there})
+
+    fake.ends_as = None
+    assert (await headrace(*RUN, "--url", url, "--restart")).code == 0
+    assert len(answers(headrace.folder)) == len(PROMPTS)
 
 
 @pytest.mark.parametrize("stage", ["uploaded", "created", "polled", "half_sent"])
@@ -103,7 +136,7 @@ async def test_a_killed_run_goes_on_with_the_same_batch(headrace: Headrace, fake
     (headrace.folder / "out.jsonl").write_text("of an earlier run\n")
     gate: Gate = getattr(fake, stage)
     gate.shut()
-    async with headrace.start(*RUN, "--url", url) as command:
+    async with headrace.start(*RUN, "--url", url, "--restart") as command:
         await reached(gate, command)
         await command.kill()
     gate.open()
@@ -146,7 +179,7 @@ async def interrupted(headrace: Headrace, fake: FakeApi, url: str) -> None:
     fake.polled.open()
 
 
-@pytest.mark.parametrize(("change", "words"), [((), "the input"), (("--max-tokens", "9"), "--max-tokens")])
+@pytest.mark.parametrize(("change", "words"), [((), "the input"), (("--max-tokens", "9"), "--max-tokens (then not given)")])
 async def test_another_run_is_not_taken_for_the_first(
     headrace: Headrace, fake: FakeApi, url: str, change: tuple[str, ...], words: str
 ) -> None:
@@ -165,7 +198,7 @@ async def test_another_run_is_not_taken_for_the_first(
 
 @pytest.mark.parametrize("changed", [False, True])
 async def test_a_run_killed_while_it_cleans_up_is_not_run_again(headrace: Headrace, fake: FakeApi, url: str, changed: bool) -> None:
-    """Unless it is asked for other answers: then there is nothing left of the first run that those could take from it."""
+    """Asked for other answers, it tidies up and does not replace those of the first run."""
     fake.failing = {"line-2"}
     await interrupted(headrace, fake, url)
     note = headrace.folder / "out.jsonl.batch.json"
@@ -177,10 +210,11 @@ async def test_a_run_killed_while_it_cleans_up_is_not_run_again(headrace: Headra
 
     asked = fake.asked.total()
     told = await headrace(*RUN, "--url", url, *(("--max-tokens", "9") if changed else ()))
-    assert (told.code, "6 of 7 lines answered: out.jsonl; 1 failed: out.errors.jsonl" in told.stderr) == (3, True)
+    words = "out.jsonl exists; add --restart" if changed else "6 of 7 lines answered: out.jsonl; 1 failed: out.errors.jsonl"
+    assert (told.code, words in told.stderr) == (1 if changed else 3, True)
     assert (headrace.folder / "out.jsonl").read_text() == answered
     assert left(headrace.folder) == {"in.txt", "out.jsonl", "out.errors.jsonl"}
-    assert (len(fake.batches), fake.asked.total() > asked) == ((2, True) if changed else (1, False))
+    assert fake.asked.total() == asked
 
 
 async def test_a_damaged_note_is_told(headrace: Headrace, fake: FakeApi, url: str) -> None:
@@ -205,6 +239,13 @@ async def test_a_refused_input_is_explained_line_by_line(headrace: Headrace, fak
     assert (told.code, left(headrace.folder)) == (1, {"in.txt"})
     assert "line 20: Fault 20. (invalid_json_line)\n… and 5 more\n" in told.stderr
     assert "Fault 21" not in told.stderr
+    assert "refused: 25 problems\n" in told.stderr
+    assert "nothing ran; correct the input and run it again" in told.stderr
+    assert "fetching" not in told.stderr
+
+    fake.faults = [{"code": "model_not_found", "message": "No such model.", "param": "body.model", "line": n} for n in (1, 2)]
+    told = await headrace(*RUN, "--url", url, "--model", "nobody")
+    assert "2 times, first in line 1: No such model. (model_not_found)\nnothing ran; correct --model and run it again\n" in told.stderr
 
     fake.faults = []
     assert (await headrace(*RUN, "--url", url)).code == 0, "the corrected input is another run, and nothing stands in its way"

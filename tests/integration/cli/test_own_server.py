@@ -75,6 +75,17 @@ def test_one_that_cannot_start_says_why(tmp_path: Path, lock: int) -> None:
         pass
 
 
+def test_an_interrupt_while_it_starts_is_told(tmp_path: Path, lock: int) -> None:
+    def interrupted(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    said = Said()
+    server = OwnServer(tmp_path / "data", model=None, lock=lock, phase=said, say=said, command=interrupted)
+    with pytest.raises(KeyboardInterrupt), server:
+        pass
+    assert said == ["starting a server", "stopping the server"]
+
+
 def test_its_folder_must_be_writable(tmp_path: Path, lock: int) -> None:
     (tmp_path / "data").write_text("a file is in the way")
     with pytest.raises(HeadraceError, match="choose another folder with --data-dir"), own(tmp_path, lock):

@@ -13,7 +13,7 @@ from headrace.supervise import EX_CONFIG
 @pytest.mark.parametrize(
     ("package", "variable", "value", "words"),
     [
-        ("scheduler", "HEADRACE_JANITOR_SM", "500", "unknown setting HEADRACE_JANITOR_SM"),
+        ("scheduler", "HEADRACE_JANITOR_SM", "500", "unknown setting HEADRACE_JANITOR_SM (did you mean HEADRACE_JANITOR_MS?)"),
         ("producer_api", "HEADRACE_PORT", "many", "HEADRACE_PORT: Input should be a valid integer"),
         ("workers", "HEADRACE_REDIS_URL", "mysql://x", "redis_url must be a redis://"),
         ("producer_api", "HEADRACE_REDIS_URL", "redis://x:port", "redis_url must be a redis://"),
@@ -26,8 +26,9 @@ from headrace.supervise import EX_CONFIG
         ("workers", "HEADRACE_KV_MEMORY_MB", "100", "less than the context of 8192"),
     ],
 )
-def test_a_wrong_setting_is_told_and_final(demo_model: Path, package: str, variable: str, value: str, words: str) -> None:
-    ended = subprocess.run([sys.executable, "-m", package], env={**os.environ, variable: value}, capture_output=True, text=True, timeout=60)
+def test_a_wrong_setting_is_told_and_final(demo_model: Path, tmp_path: Path, package: str, variable: str, value: str, words: str) -> None:
+    environ = {**os.environ, "HEADRACE_FILES_DIR": str(tmp_path), variable: value}
+    ended = subprocess.run([sys.executable, "-m", package], env=environ, capture_output=True, text=True, timeout=60)
     assert ended.returncode == EX_CONFIG
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -42,7 +42,7 @@ def test_a_model_is_tried_until_it_is_there(error: Exception) -> None:
 
 
 def test_an_unknown_model_is_not_found() -> None:
-    with pytest.raises(ModelNotFound, match="'other'"):
+    with pytest.raises(ModelNotFound, match="'other' does not exist; this server serves 'm'"):
         Catalog({"m": WordPrompter}).get("other")
 
 

@@ -9,6 +9,8 @@ from headrace.cli import batch_files
 from headrace.cli.batch_files import BatchFiles
 from headrace.errors import HeadraceError
 
+READ_NS = 1_700_000_000_000_000_000
+
 
 def test_names(tmp_path: Path) -> None:
     files = BatchFiles(tmp_path / "answers.jsonl")
@@ -66,11 +68,12 @@ def test_publish_puts_both_files_in_place(tmp_path: Path) -> None:
     files.out.write_text("old")
     files.part.write_text("answers\n")
     files.errors_part.write_text("errors\n")
-    files.publish()
+    files.publish(READ_NS)
     assert (files.out.read_text(), files.errors.read_text()) == ("answers\n", "errors\n")
+    assert files.out.stat().st_mtime_ns == READ_NS
     files.part.write_text("")
     files.errors_part.write_text("")
-    files.publish()
+    files.publish(READ_NS)
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl"}, "no errors, no file of errors"
 
 

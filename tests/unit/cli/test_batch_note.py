@@ -43,6 +43,11 @@ def test_a_note_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_what_differs_is_named() -> None:
     own = ORDER.model_copy(update={"url": None, "data_dir": "/data"})
     assert ORDER.differences(ORDER) == []
-    assert ORDER.differences(ORDER.model_copy(update={"input_sha256": "01", "max_tokens": None})) == ["the input", "--max-tokens"]
-    assert ORDER.differences(own) == ["the server"]
-    assert own.differences(own.model_copy(update={"data_dir": None})) == ["--data-dir"]
+    assert ORDER.differences(ORDER.model_copy(update={"input_sha256": "01", "max_tokens": None})) == ["the input", "--max-tokens (then 5)"]
+    assert ORDER.differences(own) == ["the server (then http://127.0.0.1:8000)"]
+    assert own.differences(ORDER) == ["the server (then one of its own)"]
+    assert own.differences(own.model_copy(update={"data_dir": None})) == ["--data-dir (then /data)"]
+    assert own.model_copy(update={"model": "m", "temperature": None}).differences(own) == [
+        "--model (then m)",
+        "--temperature (then not given)",
+    ]

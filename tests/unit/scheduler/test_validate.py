@@ -50,6 +50,7 @@ def test_a_good_file_has_its_lines_and_its_model() -> None:
     ("bad", "code", "param", "says"),
     [
         (b"{", "invalid_json_line", None, "not a JSON object"),
+        (b'{"a": }', "invalid_json_line", None, "expected a JSON value (column 7)."),
         (b"[1]", "invalid_json_line", None, "an array"),
         (b'{"custom_id": NaN}', "invalid_json_line", None, "not a JSON object"),
         (b'{"custom_id": "\xff"}', "invalid_json_line", None, "not UTF-8: byte 0xff at column 16"),
