@@ -47,7 +47,7 @@ class Full(io.StringIO):
 
 
 def kill(folder: Path) -> None:
-    os.kill(int((folder / "lock").read_text()), signal.SIGKILL)
+    os.kill(int((folder / "lock").read_text().split()[0]), signal.SIGKILL)
 
 
 @pytest.fixture
