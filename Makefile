@@ -18,16 +18,13 @@ $(VENV)/.ready: pyproject.toml Makefile
 demo: setup
 	$(BIN)/python examples/demo.py
 
-# What runs a real model or a whole tree of processes takes the machine for itself; the rest runs two at a time.
-ALONE := tests/e2e tests/integration/engine tests/chaos
-
+# The tests run two at a time, so each has one thread for its sums.
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%)
-	$(BIN)/pytest $(wildcard $(ALONE))
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # Thousands of requests through kills, cuts and rolling restarts, and a check of all that happened: make chaos SEED=7 REQUESTS=3000
 chaos: setup

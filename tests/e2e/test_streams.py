@@ -20,7 +20,7 @@ from headrace.testing.scale import FULL_SIZE
 from headrace.testing.tree import ENGINE, Tree
 
 STREAMS = 200 if FULL_SIZE else 40
-PROMPTS = 20
+PROMPTS = 20 if FULL_SIZE else 10
 TOKENS = 24
 KILLS = 5 if FULL_SIZE else 2
 WITHIN_S = 250.0
