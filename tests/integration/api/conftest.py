@@ -41,9 +41,10 @@ def queue() -> MemoryQueue:
 
 @pytest.fixture
 async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
-    async with connect(Settings(redis_url=valkey.url)) as registries:
-        yield registries
     with Redis.from_url(valkey.url) as store:
+        store.flushdb()  # the server is the whole run's, and others may have left jobs on it
+        async with connect(Settings(redis_url=valkey.url)) as registries:
+            yield registries
         store.flushdb()
 
 
