@@ -1,7 +1,6 @@
 """`python -m producer_api` for tests: with the least of a model, on a port of its own."""
 
 import asyncio
-import json
 import os
 import sys
 from asyncio.subprocess import Process
@@ -10,22 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from headrace.testing.eventually import eventually
 from headrace.testing.tree import free_port
-
-
-def make_model(folder: Path) -> None:
-    """The least that the API needs of a model: a tokenizer, its limits and a chat template."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 64, "vocab_size": 3}))
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}")
-    tokenizer = Tokenizer(WordLevel({"user": 0, "hi": 1, "?": 2}, unk_token="?"))  # noqa: S106 - a word, no password
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 class ApiProcess:

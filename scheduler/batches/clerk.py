@@ -146,7 +146,8 @@ class Clerk:
             await hold.update(BatchUpdate(progress=Progress(total=total, failed=total), faults=(fault,), output_file_id=NO_FILE))
             with suppress(FileNotKnown):
                 await self._resources.files.remove(batch.new.tenant, made_file_id(batch.new.id, "output"))
-        for status in (BatchStatus.FINALIZING, BatchStatus.CANCELLED, BatchStatus.EXPIRED):
+        cancelled = batch.status is BatchStatus.CANCELLING
+        for status in (BatchStatus.CANCELLED,) if cancelled else (BatchStatus.FINALIZING, BatchStatus.EXPIRED):
             await hold.update(BatchUpdate(status=status))
         logger.warning("batch %s is %s without its files", batch.new.id, hold.batch.status)
         await asyncio.to_thread(workspace.remove)

@@ -35,7 +35,7 @@ class _Connection(Redis):
 
     def execute_command(self, *arguments: Any, **options: Any) -> Any:
         try:
-            return super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+            return super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]  # redis-py has no annotation here
         except (ConnectionError, TimeoutError) as error:
             raise _unavailable(error) from error
 
@@ -58,7 +58,7 @@ class _Worker(SimpleWorker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.on_stop()
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]  # RQ has no annotation here
 
 
 class _Losses(logging.Filter):

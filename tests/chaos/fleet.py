@@ -14,7 +14,7 @@ from headrace.embedded import EmbeddedValkey
 from headrace.testing.eventually import eventually
 from headrace.testing.tree import free_port
 from tests.chaos.member import Member, clean_environ, send
-from tests.chaos.model import NAME, POISON_ID, make_model
+from tests.chaos.model import NAME, POISON_ID, make_chaos_model
 from tests.chaos.plan import Target
 from tests.chaos.versions import CLOCK_OFFSET, Version
 from tests.chaos.wires import Wires, wires_to
@@ -136,7 +136,7 @@ class Fleet:
 @asynccontextmanager
 async def sailing(folder: Path, version: Version) -> AsyncIterator[tuple[Fleet, EmbeddedValkey]]:
     """A fleet that is ready, and the store, which outlives it. At the end all of it is stopped, whatever happens."""
-    make_model(folder / NAME)
+    make_chaos_model(folder / NAME)
     (folder / "logs").mkdir()
     valkey = EmbeddedValkey(folder / "valkey")
     await asyncio.to_thread(valkey.start)

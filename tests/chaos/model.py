@@ -1,11 +1,8 @@
-"""The least of a model that the API takes: a tokenizer of a few hundred words. One of them is poison."""
+"""The model of a run: a few hundred words, one of which is poison."""
 
-import json
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from headrace.testing.tiny_model import UNKNOWN, make_model
 
 NAME = "chaos-model"
 POISON = "poison"
@@ -18,12 +15,7 @@ def words() -> list[str]:
     return [f"w{number}" for number in range(WORDS)]
 
 
-def make_model(folder: Path) -> None:
-    vocabulary = ["?", "user", POISON, *words()]
+def make_chaos_model(folder: Path) -> None:
+    vocabulary = [UNKNOWN, "user", POISON, *words()]
     assert vocabulary[POISON_ID] == POISON
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": CONTEXT, "vocab_size": len(vocabulary)}))
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}")
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(vocabulary)}, unk_token="?"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    make_model(folder, vocabulary, CONTEXT)

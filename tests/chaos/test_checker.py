@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -58,8 +59,8 @@ def correct() -> History:
     return History(records, store)
 
 
-def rewrite(history: History, number: int, **changes: object) -> None:
-    history.store.jobs[f"id-{number}"] = replace(history.store.jobs[f"id-{number}"], **changes)  # type: ignore[arg-type]
+def rewrite(history: History, number: int, **changes: Any) -> None:
+    history.store.jobs[f"id-{number}"] = replace(history.store.jobs[f"id-{number}"], **changes)
 
 
 def log_of(history: History, number: int) -> list[Entry]:

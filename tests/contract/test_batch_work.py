@@ -186,8 +186,8 @@ class TestUpdate:
             if source in BATCH_ENDED:
                 assert after == before, (source, wanted)
             elif wanted in BATCH_TRANSITIONS[source]:
-                stamp = {f"{wanted}_ms": registries.now_ms}
-                assert after == replace(before, model="m", status=wanted, **stamp), (source, wanted)  # type: ignore[arg-type]
+                stamp: dict[str, Any] = {f"{wanted}_ms": registries.now_ms}
+                assert after == replace(before, model="m", status=wanted, **stamp), (source, wanted)
             else:
                 assert after == replace(before, model="m"), (source, wanted)
             assert await registries.batches.get("alice", batch_id) == after

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from headrace.errors import QueueFull, RequestTooLarge, TenantFull
+from headrace.ports import Accepted
 from headrace.queues.meter import BUCKET_MS
 from headrace.queues.rules import QueueLimits
 from headrace.state import LIVE, State
@@ -74,7 +75,7 @@ class TestTenants:
             if not isinstance(answer, TenantFull):
                 await bench.queue.cancel("alice", submission.request.id)
         again = await asyncio.gather(*map(bench.queue.accept, submissions), return_exceptions=True)
-        assert sum(not isinstance(answer, TenantFull) and not answer.replayed for answer in again) == 2  # type: ignore[union-attr]
+        assert sum(isinstance(answer, Accepted) and not answer.replayed for answer in again) == 2
 
     @pytest.mark.parametrize("limits", [FEW_EACH])
     async def test_a_refused_key_is_free(self, bench: Bench) -> None:

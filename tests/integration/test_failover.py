@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from redis.exceptions import RedisError
 from headrace.embedded import find_binary
 from headrace.errors import JobNotFound, QueueUnavailable
 from headrace.ports import START, Append, Claim, Finish, Submission, Verdict
+from headrace.queues.connect import connect
 from headrace.queues.redis import RedisQueue
 from headrace.request import Lane
+from headrace.settings import Settings
 from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
@@ -102,13 +104,8 @@ async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
             node.kill()
 
 
-@asynccontextmanager
-async def connected(node: Node) -> AsyncIterator[RedisQueue]:
-    queue = await RedisQueue.connect(node.url)
-    try:
-        yield queue
-    finally:
-        await queue.aclose()
+def connected(node: Node) -> AbstractAsyncContextManager[RedisQueue]:
+    return connect(Settings(redis_url=node.url))
 
 
 def submission(key: str) -> Submission:

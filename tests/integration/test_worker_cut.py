@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from redis.asyncio import Redis
 
 from headrace.embedded import EmbeddedValkey
 from headrace.ports import START
@@ -14,7 +13,7 @@ from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.proxy import Proxy, proxy_to
-from tests.unit.workers.at_work import ended, has_committed, log_of, tokens_of, working
+from tests.at_work import ended, has_committed, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to
 
 ENDLESS = 10**6
@@ -28,16 +27,6 @@ class Gauged(ScriptedEngine):
     def computed(self, request: Request) -> int | None:
         """None: it holds nothing of that request."""
         return next((run.position for run in self._runs.values() if run.request.prompt_ids == request.prompt_ids), None)
-
-
-@pytest.fixture
-async def queue(valkey: EmbeddedValkey) -> AsyncIterator[RedisQueue]:
-    """On a wire of its own."""
-    async with Redis.from_url(valkey.url) as raw:
-        await raw.flushall()
-    queue = await RedisQueue.connect(valkey.url)
-    yield queue
-    await queue.aclose()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -62,7 +63,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def talk(follow: Callable[[httpx.Client], Iterable[dict[str, object]]], answers: list[httpx.Response]) -> tuple[str, list[httpx.Request]]:
+def talk(follow: Callable[[httpx.Client], Iterable[dict[str, Any]]], answers: list[httpx.Response]) -> tuple[str, list[httpx.Request]]:
     """What was read, and what was asked."""
     asked: list[httpx.Request] = []
 
@@ -71,9 +72,9 @@ def talk(follow: Callable[[httpx.Client], Iterable[dict[str, object]]], answers:
         return answers.pop(0)
 
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://x") as http:
-        chunks: list[object] = [one["choices"] for one in follow(http)]
+        chunks = [one["choices"] for one in follow(http)]
     assert not answers
-    return "".join(choices[0]["delta"]["content"] for choices in chunks), asked  # type: ignore[index]
+    return "".join(choices[0]["delta"]["content"] for choices in chunks), asked
 
 
 def test_it_goes_on_behind_the_last_whole_event_and_shows_none_twice(naps: list[float]) -> None:

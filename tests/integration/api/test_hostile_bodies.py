@@ -16,7 +16,8 @@ import pytest
 from headrace.embedded import EmbeddedValkey
 from headrace.queues.connect import connect
 from headrace.settings import Settings
-from headrace.testing.api_process import ApiProcess, make_model
+from headrace.testing.api_process import ApiProcess
+from headrace.testing.tiny_model import make_model
 from producer_api.body import LEFTOVER_BYTES
 
 LIMIT = 1_048_576

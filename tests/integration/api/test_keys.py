@@ -51,8 +51,9 @@ def walk(routes: Sequence[BaseRoute]) -> Iterator[tuple[str, str]]:
         if included is not None:
             yield from walk(included.routes)
         else:
-            path = re.sub(r"\{(\w+):\w+\}", r"{\1}", getattr(route, "path"))  # noqa: B009 - routes of several classes have these
-            yield from ((method, path) for method in getattr(route, "methods"))  # noqa: B009
+            known: Any = route  # of several classes, which have these two in common
+            path = re.sub(r"\{(\w+):\w+\}", r"{\1}", known.path)
+            yield from ((method, path) for method in known.methods)
 
 
 def listed(app: FastAPI) -> list[tuple[str, str]]:

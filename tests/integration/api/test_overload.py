@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from headrace.client import parse_events
 from headrace.embedded import EmbeddedValkey
 from headrace.ports import JobQueue
+from headrace.queues.connect import connect
 from headrace.queues.memory import MemoryQueue
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
@@ -114,13 +115,8 @@ def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
     server.stop()
 
 
-@asynccontextmanager
-async def store(server: EmbeddedValkey) -> AsyncIterator[RedisQueue]:
-    queue = await RedisQueue.connect(server.url)
-    try:
-        yield queue
-    finally:
-        await queue.aclose()
+def store(server: EmbeddedValkey) -> AbstractAsyncContextManager[RedisQueue]:
+    return connect(Settings(redis_url=server.url))
 
 
 async def test_a_store_without_memory_finishes_what_runs(own_valkey: EmbeddedValkey, archive: Archive) -> None:

@@ -16,10 +16,11 @@ from headrace.client import stream_chat
 from headrace.embedded import EmbeddedValkey
 from headrace.queues.connect import connect
 from headrace.settings import Settings
-from headrace.testing.api_process import ApiProcess, make_model
+from headrace.testing.api_process import ApiProcess
 from headrace.testing.eventually import eventually
 from headrace.testing.proxy import Proxy, proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
+from headrace.testing.tiny_model import make_model
 
 MODEL = "tiny"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}

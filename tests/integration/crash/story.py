@@ -34,7 +34,7 @@ from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.services import Services
 from scheduler.janitor import Janitor
-from tests.unit.workers.at_work import MODEL, InlineEngine
+from tests.at_work import MODEL, InlineEngine
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.ports import Delta
 from workers.worker import Timing, Worker

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psutil
-import pytest
-from redis.asyncio import Redis
 
 from headrace.embedded import EmbeddedValkey
 from headrace.ports import START, Job
@@ -24,15 +22,6 @@ from workers.backends.scripted import answer_to
 MODEL = "test-model"
 LEASE_MS = 1_000
 ENDLESS = 10**7
-
-
-@pytest.fixture
-async def queue(valkey: EmbeddedValkey) -> AsyncIterator[RedisQueue]:
-    async with Redis.from_url(valkey.url) as raw:
-        await raw.flushall()
-    queue = await RedisQueue.connect(valkey.url)
-    yield queue
-    await queue.aclose()
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from headrace.queues.rules import QueueLimits
 from headrace.request import Request
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
-from tests.unit.workers.at_work import InlineEngine, working
+from tests.at_work import InlineEngine, working
 from workers.backends.scripted import ScriptedEngine
 from workers.ports import Delta
 
