@@ -1,6 +1,8 @@
 """Attention over pages: the port, and an implementation in plain torch for any device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -28,6 +30,22 @@ class Heads:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What the attention of one layer may have different from that of another. An implementation is made with one for each layer."""
+
+    scale: float
+    """Products of queries and keys are multiplied by it."""
+    window: int | None = None
+    """A token looks at so many tokens, itself the last of them; None: at all up to itself."""
+    rotation: int = 0
+    """Which of the rotations given to `begin` turns its queries and keys."""
+
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines for the positions of a batch, each (T, head_dim / 2) float32."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one step computes: T tokens of R sequences, each sequence's tokens next to each other and in order."""
 
@@ -48,12 +66,11 @@ class Batch:
 class Attention(Protocol):
     """One step is `begin`, then one call for each layer."""
 
-    def begin(self, batch: Batch, cos: Tensor, sin: Tensor) -> None:
-        """`cos`, `sin`: (T, head_dim / 2) float32, the rotation of each token's position."""
-        ...
+    def begin(self, batch: Batch, rotations: Sequence[Rotation]) -> None: ...
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
-        """Rotate queries and keys, store keys and values in their pages, attend causally to all that each sequence has stored.
+        """Rotate queries and keys, store keys and values in their pages, attend causally to what each sequence has stored, as far back as
+        the layer's window reaches.
 
         `qkv`: (T, heads.qkv_width), may be overwritten. Returns (T, query heads · head_dim).
         """
@@ -75,57 +92,70 @@ class _Group:
 class TorchAttention:
     """Attention in torch operations. All decoding rows are one group; rows of many tokens run one by one, for their masks are large."""
 
-    def __init__(self, cache: KvCache, heads: Heads) -> None:
+    def __init__(self, cache: KvCache, heads: Heads, layers: Sequence[LayerKind]) -> None:
         self._cache = cache
         self._heads = heads
-        self._groups: list[_Group] = []
-        self._cos = self._sin = self._pages = self._offsets = torch.empty(0)
+        self._layers = layers
+        self._groups: dict[int | None, list[_Group]] = {}
+        self._rotations: list[Rotation] = []
+        self._pages = self._offsets = torch.empty(0)
 
-    def begin(self, batch: Batch, cos: Tensor, sin: Tensor) -> None:
+    def begin(self, batch: Batch, rotations: Sequence[Rotation]) -> None:
         device = batch.positions.device
         # The two halves of a head turn together: (T, 1, dim).
-        self._cos, self._sin = torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+        self._rotations = [(torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]) for cos, sin in rotations]
         slots = torch.tensor(batch.slots, device=device)
         token_slots = slots.repeat_interleave(torch.tensor(batch.counts, device=device), output_size=len(batch.positions))
         self._pages = self._cache.tables[token_slots, batch.positions // self._cache.block_size].long()
         self._offsets = batch.positions % self._cache.block_size
 
-        firsts, first = [], 0
-        for count in batch.counts:
-            firsts.append(first)
-            first += count
         rows = range(len(batch.counts))
         decoding = [i for i in rows if batch.counts[i] == 1]
         groups = ([decoding] if decoding else []) + [[i] for i in rows if batch.counts[i] > 1]
-        self._groups = [self._group(batch, group, firsts) for group in groups]
+        firsts = [0, *accumulate(batch.counts)]
+        self._groups = {
+            window: [self._group(batch, group, firsts, window) for group in groups] for window in {kind.window for kind in self._layers}
+        }
 
-    def _group(self, batch: Batch, rows: list[int], firsts: list[int]) -> _Group:
-        device, count, block_size = batch.positions.device, batch.counts[rows[0]], self._cache.block_size
-        blocks = max(-(-(batch.starts[i] + count) // block_size) for i in rows)
+    def _group(self, batch: Batch, rows: list[int], firsts: list[int], window: int | None) -> _Group:
+        device, count, size = batch.positions.device, batch.counts[rows[0]], self._cache.block_size
         tokens = torch.tensor([firsts[i] for i in rows], device=device)[:, None] + torch.arange(count, device=device)
-        tables = self._cache.tables[torch.tensor([batch.slots[i] for i in rows], device=device), :blocks].long()
-        mask = torch.arange(blocks * block_size, device=device) <= batch.positions[tokens][..., None]
+        # Each row's pages from the first that its first token sees.
+        seen = [0 if window is None else max(0, batch.starts[i] + 1 - window) // size for i in rows]
+        blocks = max(-(-(batch.starts[i] + count) // size) - first for i, first in zip(rows, seen, strict=True))
+        first_blocks = torch.tensor(seen, device=device)[:, None]
+        # A row that needs fewer than the others is filled up with whatever its table ends in, which the mask hides.
+        columns = (first_blocks + torch.arange(blocks, device=device)).clamp_(max=self._cache.tables.shape[1] - 1)
+        tables = self._cache.tables[torch.tensor([batch.slots[i] for i in rows], device=device)[:, None], columns].long()
+        keys = (first_blocks * size + torch.arange(blocks * size, device=device))[:, None]
+        queries = batch.positions[tokens][..., None]
+        mask = keys <= queries
+        if window is not None:
+            mask &= keys > queries - window
         return _Group(tokens, tables, mask[:, None].repeat(1, 1, self._heads.group, 1))
 
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
-        heads = self._heads
+        heads, kind = self._heads, self._layers[layer]
+        rotation = self._rotations[kind.rotation]
         x = qkv.view(len(qkv), -1, heads.dim)
         q, k, v = x[:, : heads.query], x[:, heads.query : -heads.kv], x[:, -heads.kv :]
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._pages, :, self._offsets] = self._rotate(k)
+        keys[self._pages, :, self._offsets] = _rotate(k, rotation)
         values[self._pages, :, self._offsets] = v
-        q = self._rotate(q)
+        q = _rotate(q, rotation)
         out = torch.empty_like(q)
-        for group in self._groups:
+        for group in self._groups[kind.window]:
             rows, count = group.tokens.shape
             # Query heads of a group are further queries of one key head: no copies of keys and values for them.
             queries = q[group.tokens].view(rows, count, heads.kv, heads.group, heads.dim).permute(0, 2, 3, 1, 4)
             k, v = (pages[group.tables].transpose(1, 2).flatten(2, 3) for pages in (keys, values))
-            result = F.scaled_dot_product_attention(queries.flatten(2, 3), k, v, attn_mask=group.mask)
+            result = F.scaled_dot_product_attention(queries.flatten(2, 3), k, v, attn_mask=group.mask, scale=kind.scale)
             result = result.view(rows, heads.kv, heads.group, count, heads.dim).permute(0, 3, 1, 2, 4)
             out[group.tokens] = result.reshape(rows, count, heads.query, heads.dim)
         return out.flatten(1)
 
-    def _rotate(self, x: Tensor) -> Tensor:
-        turned = torch.cat((x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), -1)
-        return (x * self._cos + turned * self._sin).to(x.dtype)
+
+def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    cos, sin = rotation
+    turned = torch.cat((x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), -1)
+    return (x * cos + turned * sin).to(x.dtype)

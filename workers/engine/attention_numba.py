@@ -5,7 +5,7 @@ Importing this module compiles nothing; the first `NumbaAttention` does, or load
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # The default order tries tbb first, whose threads fight torch's for the cores. Read when numba first starts its threads.
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.engine.attention import Batch, Heads
+from workers.engine.attention import Batch, Heads, LayerKind, Rotation
 from workers.engine.kv_cache import KvCache
 
 _TILE = 8
@@ -25,36 +25,49 @@ _TILE = 8
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _LOG2E = np.float32(1.4426950408889634)
 _LOWEST = np.float32(-1e30)
+_UNBOUNDED = 1 << 62
+"""The window of a layer that has none."""
 
 
 class NumbaAttention:
     """See `attention.Attention`."""
 
-    def __init__(self, cache: KvCache, heads: Heads) -> None:
+    def __init__(self, cache: KvCache, heads: Heads, layers: Sequence[LayerKind]) -> None:
         self._heads = heads
+        self._layers = layers
         self._keys = [pages.numpy() for pages in cache.keys]
         self._values = [pages.numpy() for pages in cache.values]
         self._tables = cache.tables.numpy()
         self._threads = min(torch.get_num_threads(), numba.get_num_threads())
         self._kernel = _build_kernel(heads.query, heads.kv, heads.dim, cache.block_size)
-        self._tiles = self._bounds = np.empty(0, np.int64)
-        self._cos = self._sin = np.empty(0, np.float32)
+        self._tiles = np.empty(0, np.int64)
+        self._bounds: dict[int | None, Any] = {}
+        self._rotations: list[tuple[Any, Any]] = []
 
-    def begin(self, batch: Batch, cos: Tensor, sin: Tensor) -> None:
-        self._cos, self._sin = cos.numpy(), sin.numpy()
+    def begin(self, batch: Batch, rotations: Sequence[Rotation]) -> None:
+        self._rotations = [(cos.numpy(), sin.numpy()) for cos, sin in rotations]
         self._tiles = _tiles(batch)
-        # Work is dealt out in pairs of tile and kv head, a thread's share being contiguous and of equal cost.
-        positions, counts = self._tiles[:, 1], self._tiles[:, 2]
-        cost = np.cumsum(np.repeat((positions + counts) * (counts + 1), self._heads.kv))
-        shares = cost[-1] * np.arange(1, self._threads) // self._threads
-        self._bounds = np.concatenate(([0], np.searchsorted(cost, shares), [len(cost)]))
+        self._bounds = {window: self._share(window) for window in {kind.window for kind in self._layers}}
         numba.set_num_threads(self._threads)
 
+    def _share(self, window: int | None) -> Any:
+        """Work is dealt out in pairs of tile and kv head, a thread's share being contiguous and of equal cost."""
+        positions, counts = self._tiles[:, 1], self._tiles[:, 2]
+        seen = counts + (positions if window is None else np.minimum(positions, window))
+        cost = np.cumsum(np.repeat(seen * (counts + 1), self._heads.kv))
+        shares = cost[-1] * np.arange(1, self._threads) // self._threads
+        return np.concatenate(([0], np.searchsorted(cost, shares), [len(cost)]))
+
     def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        kind = self._layers[layer]
+        cos, sin = self._rotations[kind.rotation]
+        scale = np.float32(kind.scale) * _LOG2E  # scores are powers of 2, not of e
+        window = _UNBOUNDED if kind.window is None else kind.window
         out = torch.empty((len(qkv), self._heads.query * self._heads.dim))
         self._kernel(
-            qkv.numpy(), out.numpy(), self._keys[layer], self._values[layer], self._tables, self._cos, self._sin, self._tiles, self._bounds
-        )
+            qkv.numpy(), out.numpy(), self._keys[layer], self._values[layer], self._tables, cos, sin,
+            self._tiles, self._bounds[kind.window], scale, window,
+        )  # fmt: skip
         return out
 
 
@@ -126,13 +139,18 @@ def _add_values(scores: Any, v: Any, sums: Any, dim: int, block_size: int) -> No
 
 
 @_inlined
-def _visit(query: Any, k: Any, v: Any, seen: int, sums: Any, state: Any, scores: Any, bits: Any, powers: Any, dim: int, size: int) -> None:
-    """One query meets one page, of which it may look at the first `seen` tokens. `state`: greatest score so far, sum of weights so far.
+def _visit(
+    query: Any, k: Any, v: Any, first: int, end: int, sums: Any, state: Any, scores: Any, bits: Any, powers: Any, dim: int, size: int
+) -> None:
+    """One query meets one page, of which it may look at tokens [first, end), at least one, either bound being clipped to the page.
+    `state`: greatest score so far, sum of weights so far.
 
     Softmax with a running maximum (Milakov and Gimelshein, 2018): when the maximum grows, what was summed before shrinks.
     """
     _score(query, k, scores, dim, size)
-    for j in range(seen, size):
+    for j in range(first):
+        scores[j] = _LOWEST
+    for j in range(end, size):
         scores[j] = _LOWEST
     top = state[0]
     for j in range(size):
@@ -169,22 +187,23 @@ def _store(
 @_inlined
 def _attend(
     tile: Any, head: int, qkv: Any, out: Any, keys: Any, values: Any, tables: Any, cos: Any, sin: Any,
-    queries: Any, sums: Any, state: Any, scores: Any, bits: Any, powers: Any, group: int, dim: int, size: int, scale: float,
+    queries: Any, sums: Any, state: Any, scores: Any, bits: Any, powers: Any, group: int, dim: int, size: int, scale: Any, window: int,
 ) -> None:  # fmt: skip
     """All queries of one tile that read one kv head."""
     token, position, count, slot = tile[0], tile[1], tile[2], tile[3]
     for n in range(count * group):
         i, q = token + n // group, (head * group + n % group) * dim
-        _rotate(qkv[i, q : q + dim], cos[i], sin[i], np.float32(scale), queries[n], dim // 2)
+        _rotate(qkv[i, q : q + dim], cos[i], sin[i], scale, queries[n], dim // 2)
         state[n, 0], state[n, 1] = _LOWEST, np.float32(0.0)
         sums[n] = np.float32(0.0)
     # Pages outside, queries inside: a page is read from memory once for all of the tile.
-    for b in range((position + count - 1) // size + 1):
+    for b in range(max(0, position + 1 - window) // size, (position + count - 1) // size + 1):
         page = tables[slot, b]
         for n in range(count * group):
-            seen = position + n // group + 1 - b * size
-            if seen > 0:
-                _visit(queries[n], keys[page, head], values[page, head], seen, sums[n], state[n], scores, bits, powers, dim, size)
+            end = position + n // group + 1 - b * size
+            first = end - window
+            if end > 0 and first < size:
+                _visit(queries[n], keys[page, head], values[page, head], first, end, sums[n], state[n], scores, bits, powers, dim, size)
     for n in range(count * group):
         i, q = token + n // group, (head * group + n % group) * dim
         out[i, q : q + dim] = sums[n] / state[n, 1]
@@ -194,9 +213,10 @@ def _attend(
 def _build_kernel(query_heads: int, kv_heads: int, dim: int, size: int) -> Callable[..., None]:
     """The kernel for one shape. Its free variables are numbers only, since they are the key under which numba caches what it compiled."""
     group = query_heads // kv_heads
-    scale = float(np.float32(dim**-0.5) * _LOG2E)  # scores are powers of 2, not of e
 
-    def kernel(qkv: Any, out: Any, keys: Any, values: Any, tables: Any, cos: Any, sin: Any, tiles: Any, bounds: Any) -> None:
+    def kernel(
+        qkv: Any, out: Any, keys: Any, values: Any, tables: Any, cos: Any, sin: Any, tiles: Any, bounds: Any, scale: Any, window: int
+    ) -> None:
         for t in numba.prange(len(tiles)):
             for i in range(tiles[t, 2]):
                 _store(tiles[t, 0] + i, tiles[t, 1] + i, tiles[t, 3], qkv, keys, values, tables, cos, sin, query_heads * dim)
@@ -210,7 +230,7 @@ def _build_kernel(query_heads: int, kv_heads: int, dim: int, size: int) -> Calla
             for item in range(bounds[thread], bounds[thread + 1]):
                 _attend(
                     tiles[item // kv_heads], item % kv_heads, qkv, out, keys, values, tables, cos, sin,
-                    queries, sums, state, scores, bits, powers, group, dim, size, scale,
+                    queries, sums, state, scores, bits, powers, group, dim, size, scale, window,
                 )  # fmt: skip
 
     compiled: Callable[..., None] = numba.njit(cache=True, fastmath=_FASTMATH, nogil=True, error_model="numpy", parallel=True)(kernel)

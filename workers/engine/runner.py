@@ -45,7 +45,7 @@ class Runner:
             device=self.device,
             dtype=dtype,
         )
-        self._heads = shape.heads
+        self._heads, self._kinds = shape.heads, shape.kinds
         with torch.inference_mode():
             self._model = Llama(shape, Weights(folder.path, device=self.device, dtype=dtype), self.device)
 
@@ -57,10 +57,10 @@ class Runner:
 
     def _make_attention(self) -> Attention:
         if self.device.type != "cpu":
-            return TorchAttention(self._cache, self._heads)
+            return TorchAttention(self._cache, self._heads, self._kinds)
         from workers.engine.attention_numba import NumbaAttention  # numba takes a while to import and is of use on CPUs only
 
-        return NumbaAttention(self._cache, self._heads)
+        return NumbaAttention(self._cache, self._heads, self._kinds)
 
     def run(self, plan: Plan) -> list[int | None]:
         """The next token of each row of the plan that samples, in order; None where its logits are not numbers. Raises OutOfMemory.

@@ -1,6 +1,6 @@
 """The model's logits against transformers', for the shapes of the family, with both attentions, however a text is cut into steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from headrace.errors import ModelUnavailable
-from workers.engine.attention import Attention, Batch, Heads, TorchAttention
+from workers.engine.attention import Attention, Batch, Heads, LayerKind, TorchAttention
 from workers.engine.attention_numba import NumbaAttention
 from workers.engine.kv_cache import KvCache
 from workers.engine.models.llama import Llama, LlamaShape
@@ -41,7 +41,7 @@ LENGTHS = (1, 45, 17, 30)
 class Harness:
     """A model over a cache whose sequences hold scattered blocks."""
 
-    def __init__(self, folder: Path, kind: Callable[[KvCache, Heads], Attention], block_size: int) -> None:
+    def __init__(self, folder: Path, kind: Callable[[KvCache, Heads, Sequence[LayerKind]], Attention], block_size: int) -> None:
         shape = LlamaShape(folder)
         self.model = Llama(shape, Weights(folder, device=CPU, dtype=torch.float32), CPU)
         blocks = -(-max(LENGTHS) // block_size)
@@ -59,7 +59,7 @@ class Harness:
         order = torch.randperm(blocks * len(LENGTHS), generator=torch.Generator().manual_seed(1)).tolist()
         for slot in range(len(LENGTHS)):
             self.cache.assign(slot, 0, order[slot * blocks : (slot + 1) * blocks])
-        self.attention = kind(self.cache, shape.heads)
+        self.attention = kind(self.cache, shape.heads, shape.kinds)
 
     def run(self, texts: list[list[int]], starts: list[int], counts: list[int]) -> list[Tensor]:
         """Logits of tokens [start, start + count) of each text whose count is not 0."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.errors import ModelUnavailable
-from workers.engine.attention import Attention, Batch, Heads
+from workers.engine.attention import Attention, Batch, Heads, LayerKind
 from workers.engine.layers import RmsNorm, Rotary, silu_and_mul
 from workers.engine.linear import Linear, make_linear
 from workers.engine.models.weights import Weights
@@ -68,6 +68,7 @@ class LlamaShape:
         except KeyError as error:
             raise ModelUnavailable(f"{folder / 'config.json'} lacks {error}") from None
         self.heads = Heads(query, self.config.get("num_key_value_heads") or query, self.config.get("head_dim") or self.hidden // query)
+        self.kinds = (LayerKind(scale=self.heads.dim**-0.5),) * self.layers
         self.eps: float = self.config.get("rms_norm_eps", 1e-6)
         self.dtype = _DTYPES.get(self.config.get("dtype") or self.config.get("torch_dtype") or "", torch.float32)
         self.tied: bool = self.config.get("tie_word_embeddings", False)
@@ -85,7 +86,7 @@ class Llama:
 
     def __call__(self, batch: Batch, attention: Attention) -> Tensor:
         """Logits (S, vocab), float32, of the tokens in `batch.sampled`."""
-        attention.begin(batch, *self._rotary(batch.positions))
+        attention.begin(batch, [self._rotary(batch.positions)])
         x = F.embedding(batch.token_ids, self._embedding)
         for layer in self._layers:
             x = layer(x, attention)

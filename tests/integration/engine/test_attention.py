@@ -1,0 +1,100 @@
+"""Both attentions against the definition, written out token by token: scales, windows and rotations by layer, chunks, scattered pages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from workers.engine.attention import Batch, Heads, LayerKind, Rotation, TorchAttention
+from workers.engine.attention_numba import NumbaAttention
+from workers.engine.kv_cache import KvCache
+
+CPU = torch.device("cpu")
+CONTEXT = 64
+SHAPES = [(Heads(4, 2, 8), 8), (Heads(5, 1, 12), 4), (Heads(2, 2, 256), 16)]
+"""Heads and block size. Few: the kernel is compiled for each."""
+KINDS = st.builds(
+    LayerKind,
+    scale=st.floats(0.01, 1.0),
+    window=st.none() | st.integers(1, CONTEXT),
+    rotation=st.integers(0, 1),
+)
+
+
+@dataclass
+class Sequences:
+    """All queries, keys and values of some sequences in advance, (length, heads, dim) each, as they are before rotation."""
+
+    lengths: Sequence[int]
+    heads: Heads
+    rotations: list[Rotation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(len(self.lengths))
+        self.qkv = [torch.randn(n, self.heads.query + 2 * self.heads.kv, self.heads.dim, generator=generator) for n in self.lengths]
+        for _ in range(2):
+            angles = torch.rand(CONTEXT, self.heads.dim // 2, generator=generator) * 6
+            self.rotations.append((angles.cos(), angles.sin()))
+
+    def defined(self, kind: LayerKind) -> list[Tensor]:
+        """What each token of each sequence must see: (length, query heads · dim)."""
+        return [torch.stack([self._token(x, at, kind) for at in range(len(x))]) for x in self.qkv]
+
+    def _token(self, x: Tensor, at: int, kind: LayerKind) -> Tensor:
+        heads, first = self.heads, max(0, at + 1 - (kind.window or CONTEXT))
+        turned = self._turn(x, kind.rotation)
+        result = []
+        for h in range(heads.query):
+            k, v = turned[first : at + 1, heads.query + h // heads.group], x[first : at + 1, heads.query + heads.kv + h // heads.group]
+            result.append(torch.softmax(k @ turned[at, h] * kind.scale, 0) @ v)
+        return torch.cat(result)
+
+    def _turn(self, x: Tensor, rotation: int) -> Tensor:
+        cos, sin = (part[: len(x), None] for part in self.rotations[rotation])
+        a, b = x.chunk(2, -1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def run(kind: LayerKind, attention: type[Any], sequences: Sequences, block_size: int, paces: Sequence[int]) -> list[Tensor]:
+    """The outputs of all tokens, each sequence advancing by its own pace, its pages lying in any order."""
+    heads, count, blocks = sequences.heads, len(sequences.lengths), -(-CONTEXT // block_size)
+    cache = KvCache(
+        layers=1, blocks=blocks * count, block_size=block_size, kv_heads=heads.kv, head_dim=heads.dim,
+        slots=count, blocks_per_slot=blocks, device=CPU, dtype=torch.float32,
+    )  # fmt: skip
+    order = torch.randperm(blocks * count, generator=torch.Generator().manual_seed(1)).tolist()
+    for slot in range(count):
+        cache.assign(slot, 0, order[slot * blocks : (slot + 1) * blocks])
+    layer, done, parts = attention(cache, heads, [kind]), [0] * count, [torch.empty(0, heads.query * heads.dim)] * count
+    while done != list(sequences.lengths):
+        rows = [i for i in range(count) if done[i] < sequences.lengths[i]]
+        counts = [min(paces[i], sequences.lengths[i] - done[i]) for i in rows]
+        positions = torch.cat([torch.arange(done[i], done[i] + n) for i, n in zip(rows, counts, strict=True)])
+        batch = Batch(positions, positions, tuple(rows), tuple(done[i] for i in rows), tuple(counts), positions)
+        layer.begin(batch, [(cos[positions], sin[positions]) for cos, sin in sequences.rotations])
+        qkv = torch.cat([sequences.qkv[i][done[i] : done[i] + n] for i, n in zip(rows, counts, strict=True)])
+        for i, n, out in zip(rows, counts, layer(0, qkv.flatten(1)).split(counts), strict=True):
+            parts[i] = torch.cat((parts[i], out))
+            done[i] += n
+    return parts
+
+
+@pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
+@pytest.mark.parametrize(("heads", "block_size"), SHAPES, ids=str)
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=KINDS,
+    rows=st.lists(st.tuples(st.integers(1, CONTEXT), st.integers(1, 20)), min_size=1, max_size=4),
+)
+def test_attention_is_what_its_definition_says(
+    attention: type[Any], heads: Heads, block_size: int, kind: LayerKind, rows: list[tuple[int, int]]
+) -> None:
+    lengths, paces = zip(*rows, strict=True)
+    sequences = Sequences(lengths, heads)
+    for mine, defined in zip(run(kind, attention, sequences, block_size, paces), sequences.defined(kind), strict=True):
+        torch.testing.assert_close(mine, defined, rtol=1e-4, atol=1e-5)
