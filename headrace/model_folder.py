@@ -49,13 +49,15 @@ class ModelFolder:
         config = _read_json(path / "config.json")
         tokenizer = _read_json(path / "tokenizer_config.json", required=False)
         generation = _read_json(path / "generation_config.json", required=False)
-        own_context = _positive(config, "max_position_embeddings", path)
+        # Models that take more than text say what concerns text in an object of its own.
+        text = {**config, **_object(config, "text_config", path)}
+        own_context = _context(text, path)
         return cls(
             path=path,
             name=name or path.name,
             context_length=min(own_context, max_context or own_context),
-            vocab_size=_positive(config, "vocab_size", path),
-            eos_ids=_eos_ids(generation, config, path),
+            vocab_size=_positive(text, "vocab_size", path),
+            eos_ids=_eos_ids(generation, text if config.get("eos_token_id") is None else config, path),
             bos_token=_token_text(tokenizer.get("bos_token")),
             eos_token=_token_text(tokenizer.get("eos_token")),
             chat_template=_chat_template(path, tokenizer),
@@ -134,6 +136,29 @@ def _positive(config: Mapping[str, Any], key: str, path: Path) -> int:
     if not isinstance(value, int) or value < 1:
         raise ModelUnavailable(f"{path / 'config.json'}: {key!r} must be a positive integer, got {value!r}")
     return value
+
+
+def _object(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise ModelUnavailable(f"{path / 'config.json'}: {key!r} must be an object, got {value!r}")
+    return value
+
+
+def _context(config: Mapping[str, Any], path: Path) -> int:
+    """Tokens the positions reach. With yarn scaling that is what it stretches to, which many files leave out of max_position_embeddings.
+
+    Files of linear scaling do not agree on whether it is in there, and those of dynamic scaling mean it as the length without.
+    """
+    context = _positive(config, "max_position_embeddings", path)
+    scaling = _object(config, "rope_parameters", path) or _object(config, "rope_scaling", path)
+    if scaling.get("rope_type", scaling.get("type")) != "yarn":
+        return context
+    original = _positive({"original_max_position_embeddings": context, **scaling}, "original_max_position_embeddings", path)
+    factor = scaling.get("factor")
+    if not isinstance(factor, (int, float)) or factor < 1:
+        raise ModelUnavailable(f"{path / 'config.json'}: the 'factor' of yarn scaling must be a number of at least 1, got {factor!r}")
+    return max(context, int(original * factor))
 
 
 def _eos_ids(generation: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> frozenset[int]:

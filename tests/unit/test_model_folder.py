@@ -30,12 +30,37 @@ def test_without_a_generation_config_the_config_names_the_end(tmp_path: Path) ->
     assert ModelFolder.read(write(tmp_path, config={**CONFIG, "eos_token_id": None})).eos_ids == frozenset()
 
 
+def test_what_concerns_text_may_have_an_object_of_its_own(tmp_path: Path) -> None:
+    text = {"max_position_embeddings": 512, "vocab_size": 300, "eos_token_id": 1}
+    folder = ModelFolder.read(write(tmp_path, config={"eos_token_id": [5, 6], "vocab_size": 2, "text_config": text}))
+    assert (folder.context_length, folder.vocab_size) == (512, 300)
+    assert folder.eos_ids == {5, 6}
+    assert ModelFolder.read(write(tmp_path, config={"text_config": text})).eos_ids == {1}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "context"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 8192),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}, 4096),
+        ({"rope_scaling": {"type": "yarn", "factor": 1.5, "original_max_position_embeddings": 1024}}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 2048),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}, 2048),
+        ({"rope_scaling": None}, 2048),
+    ],
+)
+def test_yarn_stretches_the_context(tmp_path: Path, scaling: dict[str, object], context: int) -> None:
+    assert ModelFolder.read(write(tmp_path, config={**CONFIG, **scaling})).context_length == context
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"config": []}, "config.json must hold a JSON object"),
         ({"config": {**CONFIG, "vocab_size": "many"}}, "'vocab_size' must be a positive integer, got 'many'"),
         ({"config": {"vocab_size": 1}}, "'max_position_embeddings' must be a positive integer, got None"),
+        ({"config": {**CONFIG, "text_config": 3}}, "'text_config' must be an object, got 3"),
+        ({"config": {**CONFIG, "rope_scaling": {"type": "yarn", "factor": "4"}}}, "'factor' of yarn scaling must be a number .*, got '4'"),
         ({"generation_config": {"eos_token_id": "x"}}, "'eos_token_id' must be an integer or a list of them, got 'x'"),
     ],
 )

@@ -9,7 +9,8 @@ from headrace.model_folder import ModelFolder
 from workers.engine.attention import Attention, Batch, TorchAttention
 from workers.engine.config import EngineConfig
 from workers.engine.kv_cache import KvCache
-from workers.engine.models.llama import Llama, LlamaShape
+from workers.engine.models.decoder import Decoder
+from workers.engine.models.registry import read_shape
 from workers.engine.models.weights import Weights
 from workers.engine.planner import Plan
 from workers.engine.sampler import Draw, sample
@@ -25,18 +26,18 @@ class Runner:
     def __init__(self, config: EngineConfig, folder: ModelFolder) -> None:
         """Raises ModelUnavailable if the model cannot be loaded, SettingsError if the KV memory holds no block."""
         self.device = choose_device(config.device)
-        shape = LlamaShape(folder.path)
+        shape = read_shape(folder.path)
         # bfloat16 is several times slower than float32 on CPUs without instructions for it.
         dtype = torch.float32 if self.device.type == "cpu" else shape.dtype
         block_bytes = KvCache.block_bytes(
-            layers=shape.layers, block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=dtype
+            layers=len(shape.layers), block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=dtype
         )
         self.blocks = config.kv_memory_mb * 2**20 // block_bytes
         if self.blocks < 1:
             raise SettingsError(f"kv_memory_mb={config.kv_memory_mb} holds no block of {block_bytes} bytes")
         self._new_cache = partial(
             KvCache,
-            layers=shape.layers,
+            layers=len(shape.layers),
             block_size=config.block_size,
             kv_heads=shape.heads.kv,
             head_dim=shape.heads.dim,
@@ -45,9 +46,9 @@ class Runner:
             device=self.device,
             dtype=dtype,
         )
-        self._heads, self._kinds = shape.heads, shape.kinds
+        self._heads, self._layers = shape.heads, shape.layers
         with torch.inference_mode():
-            self._model = Llama(shape, Weights(folder.path, device=self.device, dtype=dtype), self.device)
+            self._model = Decoder(shape, Weights(folder.path, device=self.device, dtype=dtype), self.device)
 
     def open(self, blocks: int) -> None:
         """Make the KV cache, in place of an earlier one. Must precede `run`."""
@@ -57,10 +58,10 @@ class Runner:
 
     def _make_attention(self) -> Attention:
         if self.device.type != "cpu":
-            return TorchAttention(self._cache, self._heads, self._kinds)
+            return TorchAttention(self._cache, self._heads, self._layers)
         from workers.engine.attention_numba import NumbaAttention  # numba takes a while to import and is of use on CPUs only
 
-        return NumbaAttention(self._cache, self._heads, self._kinds)
+        return NumbaAttention(self._cache, self._heads, self._layers)
 
     def run(self, plan: Plan) -> list[int | None]:
         """The next token of each row of the plan that samples, in order; None where its logits are not numbers. Raises OutOfMemory.
