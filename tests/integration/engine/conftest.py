@@ -28,10 +28,11 @@ DEFAULTS = {
 
 @pytest.fixture
 def make_model(tmp_path: Path) -> MakeModel:
-    """make_model(kind=…, seed=…, dtype=…, shard_size=…, rewrite=…, **fields of its config) → a folder with a byte-level tokenizer of
-    256 tokens and one end-of-text.
+    """make_model(kind=…, seed=…, dtype=…, shard_size=…, noise=…, rewrite=…, **fields of its config) → a folder with a byte-level tokenizer
+    of 256 tokens and one end-of-text.
 
-    `kind` is transformers' model_type. `rewrite` changes config.json afterwards; a field that is ... is taken out.
+    `kind` is transformers' model_type. `noise` is added to biases and norm weights, which transformers starts as zeros and ones: a model
+    without them would compute the same. `rewrite` changes config.json afterwards; a field that is ... is taken out.
     """
 
     def make(
@@ -40,6 +41,7 @@ def make_model(tmp_path: Path) -> MakeModel:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         shard_size: str = "1GB",
+        noise: float = 0.0,
         rewrite: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Path:
@@ -48,8 +50,8 @@ def make_model(tmp_path: Path) -> MakeModel:
         model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers has no annotation here
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.ndim == 1:  # biases start as zeros and norms as ones: no test would miss them
-                    parameter += 0.3 * torch.randn_like(parameter)
+                if noise and parameter.ndim == 1:
+                    parameter += noise * torch.randn_like(parameter)
         folder = tmp_path / f"model-{seed}"
         model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
         written = {**json.loads((folder / "config.json").read_text()), **(rewrite or {})}
