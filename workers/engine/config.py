@@ -2,12 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
     model: Path
     """A Hugging Face folder."""
+    dtype: Literal["auto", "fp32", "int8"] = "auto"
+    """Of the weights. auto: fp32 on a CPU, elsewhere the checkpoint's own. int8: on CPUs only, activations too."""
+    kv_dtype: Literal["auto", "fp16"] = "auto"
+    """Of the KV cache. auto: that of the activations."""
+    batch_invariant: bool = False
+    """A row's result must not depend on the rows beside it. In int8 on a CPU it never does; in fp32 it takes longer."""
+    prefix_cache: bool = True
+    """Keep the keys and values of ended sequences while there is room, for those that begin alike."""
     device: str = "auto"
     max_running: int = 64
     """Sequences in one step at most."""

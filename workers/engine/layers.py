@@ -1,5 +1,8 @@
 """Layers without matrices: root mean square norms and gated activations."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,8 +10,20 @@ from torch import Tensor
 from workers.engine.attention import Heads
 
 
-class RmsNorm:
+Norm = Callable[[Tensor], Tensor]
+
+
+def make_norm(weight: Tensor, eps: float) -> Norm:
     """x / rms(x) · weight over the last axis, computed in float32 (Zhang and Sennrich, 2019). The weight multiplies in its own type."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return RmsNorm(weight, eps)
+    from workers.engine import rows_numba  # numba takes a while to import and is of use on CPUs only
+
+    return partial(rows_numba.rms_norm, weight=weight, eps=eps)
+
+
+class RmsNorm:
+    """See `make_norm`."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self._weight, self._eps = weight, eps

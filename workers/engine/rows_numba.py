@@ -73,7 +73,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def spread(x: Tensor, stages: int, greatest: float) -> tuple[Tensor, Tensor]:
-    """Rows of (T, n) float32 turned as by `turning.turn`, but not shortened, then scaled so that each one's greatest number is ±`greatest`.
+    """Rows of (T, n) float32, n even, turned `stages` times (even) and then scaled so that the greatest number of each is ±`greatest`.
+
+    A turn puts the sums and the differences of a row's two halves one by one in turn: a Hadamard transform in its form of constant geometry
+    (Pease, 1968). Each is orthogonal but for a factor √2; after s of them every number has a share in 2^s others.
 
     Returns the rows, and (T, 1) what to multiply them by to undo the scaling.
     """

@@ -12,6 +12,7 @@ from headrace.model_folder import ModelFolder
 from workers.engine.attention import Attention, Batch, TorchAttention
 from workers.engine.config import EngineConfig
 from workers.engine.kv_cache import KvCache
+from workers.engine.linear import linear_maker
 from workers.engine.models.decoder import Decoder
 from workers.engine.models.registry import read_shape
 from workers.engine.models.weights import Weights
@@ -41,7 +42,7 @@ class Runner:
         self.device = choose_device(config.device)
         shape = read_shape(folder.path)
         # bfloat16 is several times slower than float32 on CPUs without instructions for it.
-        dtype = torch.float32 if self.device.type == "cpu" else shape.dtype
+        dtype = shape.dtype if config.dtype == "auto" and self.device.type != "cpu" else torch.float32
         block_bytes = KvCache.block_bytes(
             layers=len(shape.layers), block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=dtype
         )
@@ -61,7 +62,8 @@ class Runner:
         )
         self._heads, self._layers = shape.heads, shape.layers
         with torch.inference_mode():
-            self._model = Decoder(shape, Weights(folder.path, device=self.device, dtype=dtype), self.device)
+            weights = Weights(folder.path, device=self.device, dtype=dtype)
+            self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype, batch_invariant=config.batch_invariant))
 
     def open(self, blocks: int) -> None:
         """Make the KV cache, in place of an earlier one. Must precede `run`."""

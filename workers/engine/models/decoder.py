@@ -1,33 +1,29 @@
 """The decoder that all supported architectures are: RMS norm, rotary positions, grouped query attention, gated MLP."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.engine.attention import Attention, Batch
-from workers.engine.layers import HeadNorms, RmsNorm
-from workers.engine.linear import Linear, make_linear
+from workers.engine.layers import HeadNorms, Norm, make_norm
+from workers.engine.linear import Linear, MakeLinear
 from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
 from workers.engine.rotary import Rotary
-
-_Norm = Callable[[Tensor], Tensor]
 
 
 class Decoder:
     """A model with its weights on one device."""
 
-    def __init__(self, shape: Shape, weights: Weights, device: torch.device) -> None:
+    def __init__(self, shape: Shape, weights: Weights, device: torch.device, make_linear: MakeLinear) -> None:
         """Raises ModelUnavailable for weights that are missing or do not fit the shape, or a rotation that is not supported."""
         self._rotaries = [Rotary(rope, shape.heads.dim, device) for rope in shape.ropes]
         self._embedding = weights.take("model.embed_tokens.weight", shape.vocab, shape.hidden)
         # As a tensor, so that it is rounded as the embedding is.
         self._scale = None if shape.embedding_scale == 1.0 else self._embedding.new_tensor(shape.embedding_scale)
-        self._layers = [DecoderLayer(i, shape, weights) for i in range(len(shape.layers))]
+        self._layers = [DecoderLayer(i, shape, weights, make_linear) for i in range(len(shape.layers))]
         self._norm = _norm("model.norm", shape, weights)
-        self._head = make_linear(self._embedding if shape.tied else weights.take("lm_head.weight", shape.vocab, shape.hidden))
+        self._head = make_linear(self._embedding if shape.tied else weights.take("lm_head.weight", shape.vocab, shape.hidden), None)
 
     def __call__(self, batch: Batch, attention: Attention) -> Tensor:
         """Logits (S, vocab), float32, of the tokens in `batch.sampled`."""
@@ -43,25 +39,30 @@ class Decoder:
 class DecoderLayer:
     """Projections of the same input are one matrix: queries, keys and values; gate and up."""
 
-    def __init__(self, index: int, shape: Shape, weights: Weights) -> None:
+    def __init__(self, index: int, shape: Shape, weights: Weights, make_linear: MakeLinear) -> None:
         heads, hidden, inner, names = shape.heads, shape.hidden, shape.inner, shape.norms
         q, kv = heads.query * heads.dim, heads.kv * heads.dim
         prefix = f"model.layers.{index}."
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
 
-        def norm(name: str | None) -> _Norm:
+        def norm(name: str | None) -> Norm:
             return _unchanged if name is None else _norm(prefix + name, shape, weights)
+
+        def linear(names: list[str], rows: list[int], width: int) -> Linear:
+            weight = weights.take_rows([name + ".weight" for name in names], rows, width)
+            biased = names[0] + ".bias" in weights
+            return make_linear(weight, weights.take_rows([name + ".bias" for name in names], rows) if biased else None)
 
         self._index = index
         self._before_attention = norm(names.before_attention)
-        self._qkv = _linear([attention + "q_proj", attention + "k_proj", attention + "v_proj"], [q, kv, kv], hidden, weights)
+        self._qkv = linear([attention + "q_proj", attention + "k_proj", attention + "v_proj"], [q, kv, kv], hidden)
         self._head_norms = _head_norms(attention, shape, weights) if shape.head_norms else _unchanged
-        self._out = _linear([attention + "o_proj"], [hidden], q, weights)
+        self._out = linear([attention + "o_proj"], [hidden], q)
         self._after_attention = norm(names.after_attention)
         self._before_mlp = norm(names.before_mlp)
-        self._gate_up = _linear([mlp + "gate_proj", mlp + "up_proj"], [inner, inner], hidden, weights)
+        self._gate_up = linear([mlp + "gate_proj", mlp + "up_proj"], [inner, inner], hidden)
         self._activation = shape.activation
-        self._down = _linear([mlp + "down_proj"], [hidden], inner, weights)
+        self._down = linear([mlp + "down_proj"], [hidden], inner)
         self._after_mlp = norm(names.after_mlp)
 
     def __call__(self, x: Tensor, attention: Attention) -> Tensor:
@@ -70,14 +71,8 @@ class DecoderLayer:
         return x + self._after_mlp(self._down(self._activation(self._gate_up(self._before_mlp(x)))))
 
 
-def _linear(names: list[str], rows: list[int], width: int, weights: Weights) -> Linear:
-    weight = weights.take_rows([name + ".weight" for name in names], rows, width)
-    biased = names[0] + ".bias" in weights
-    return make_linear(weight, weights.take_rows([name + ".bias" for name in names], rows) if biased else None)
-
-
-def _norm(name: str, shape: Shape, weights: Weights) -> RmsNorm:
-    return RmsNorm(_norm_weight(name, shape.hidden, shape, weights), shape.eps)
+def _norm(name: str, shape: Shape, weights: Weights) -> Norm:
+    return make_norm(_norm_weight(name, shape.hidden, shape, weights), shape.eps)
 
 
 def _head_norms(attention: str, shape: Shape, weights: Weights) -> HeadNorms:
