@@ -51,6 +51,7 @@ class Holding:
                 committed_ids=tuple(token for entry in log if entry.choice == choice for token in entry.token_ids),
                 priority=priority,
                 choice=choice,
+                tenant=self.request.tenant,
             )
             for choice, sequence_id in enumerate(self.sequence_ids)
         ]

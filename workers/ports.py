@@ -36,6 +36,8 @@ class EngineRequest:
     committed_ids: tuple[int, ...] = ()
     priority: int = 0
     """Lower is more urgent."""
+    tenant: str = ""
+    """What one tenant's requests have computed is of no use to those of another."""
     choice: int = 0
     """Which of the job's answers this is. A draw is keyed by (seed, choice, position), so choices differ."""
 

@@ -14,7 +14,9 @@ SIZE = 12
 class BlockPoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.pool = BlockPool(SIZE)
+        self.kept: set[int] = set()
+        """What is worth keeping, whether in use or not."""
+        self.pool = BlockPool(SIZE, self.kept.remove)
         self.holders: list[list[int]] = []
 
     @rule(count=st.integers(0, SIZE))
@@ -38,6 +40,30 @@ class BlockPoolMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         held = self.holders.pop(data.draw(st.integers(0, len(self.holders) - 1)))
         self.pool.release(held)
+
+    @precondition(lambda self: any(self.holders))
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from([block for held in self.holders for block in held]))
+        self.pool.keep(block)
+        self.kept.add(block)
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def share_kept(self, data: st.DataObject) -> None:
+        block = data.draw(st.sampled_from(sorted(self.kept)))
+        self.pool.share([block])
+        self.holders.append([block])
+
+    @rule(data=st.data())
+    def release_several(self, data: st.DataObject) -> None:
+        several = data.draw(st.lists(st.sampled_from(range(len(self.holders))), unique=True)) if self.holders else []
+        released = [self.holders[i] for i in several]
+        freed, before = self.pool.freed_by(released), self.pool.free
+        self.holders = [held for i, held in enumerate(self.holders) if i not in several]
+        for held in released:
+            self.pool.release(held)
+        assert self.pool.free == before + len(freed)
 
     @invariant()
     def counts_agree(self) -> None:

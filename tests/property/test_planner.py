@@ -1,32 +1,53 @@
-"""Any arrivals, any ends: the planner's books agree after every step, nobody is stuck, and every block comes back."""
+"""Any arrivals, any ends: the planner's books agree after every step, nobody is stuck, every block comes back, and what a sequence finds in
+the cache is what it would have computed itself.
+"""
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from headrace.request import Sampling
-from workers.engine.block_pool import BlockPool
-from workers.engine.planner import Plan, Planner
+from workers.engine.planner import Plan, Planner, Row
 from workers.engine.sequence import Sequence, SequenceState
 
 
 class PlannerMachine(RuleBasedStateMachine):
-    @initialize(blocks=st.integers(2, 20), block_size=st.sampled_from([1, 4, 16]), max_running=st.integers(1, 6), budget=st.integers(1, 40))
-    def build(self, blocks: int, block_size: int, max_running: int, budget: int) -> None:
+    @initialize(
+        blocks=st.integers(2, 20),
+        block_size=st.sampled_from([1, 4, 16]),
+        max_running=st.integers(1, 6),
+        budget=st.integers(1, 40),
+        prefix_cache=st.booleans(),
+    )
+    def build(self, blocks: int, block_size: int, max_running: int, budget: int, prefix_cache: bool) -> None:
         self.blocks, self.block_size, self.max_running, self.budget = blocks, block_size, max_running, budget
-        self.planner = Planner(BlockPool(blocks), block_size=block_size, max_running=max_running, token_budget=budget)
+        self.prefix_cache = prefix_cache
+        self.planner = Planner(
+            blocks=blocks, block_size=block_size, max_running=max_running, token_budget=budget, prefix_cache=prefix_cache
+        )
         self.arrivals = 0
-        # What a runner would know: for each sequence the tokens whose keys and values it has stored, and its block table.
+        # What a runner would know: for each sequence the tokens whose keys and values it has stored, and its block table. And what lies in
+        # each block: a key is a function of all tokens up to its own, and may be shared under one salt only.
         self.stored: dict[str, int] = {}
         self.tables: dict[str, list[int]] = {}
+        self.contents: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}
 
-    @rule(prompt=st.integers(1, 60), max_tokens=st.integers(1, 30), priority=st.integers(0, 2))
-    def arrive(self, prompt: int, max_tokens: int, priority: int) -> None:
+    @rule(
+        common=st.integers(0, 40),
+        own=st.integers(1, 20),
+        max_tokens=st.integers(1, 30),
+        priority=st.integers(0, 2),
+        salt=st.sampled_from("ab"),
+        scored=st.booleans(),
+    )
+    def arrive(self, common: int, own: int, max_tokens: int, priority: int, salt: str, scored: bool) -> None:
         self.arrivals += 1
         sequence = Sequence(
             id=str(self.arrivals),
-            tokens=list(range(prompt)),
-            prompt_length=prompt,
+            tokens=[0] * common + [own] * own,
+            prompt_length=common + own,
+            salt=salt,
+            prompt_logprobs=[] if scored else None,
             sampling=Sampling(max_tokens=max_tokens, seed=0),
             priority=priority,
             arrival=self.arrivals,
@@ -73,7 +94,8 @@ class PlannerMachine(RuleBasedStateMachine):
             if row.sampling is None:
                 continue
             sequence = self.planner[row.sequence_id]
-            sequence.tokens.append(row.position)
+            sequence.append(row.position)
+            sequence.take_scores()
             if sequence.generated == row.sampling.max_tokens:
                 self.planner.remove(sequence.id)
 
@@ -81,21 +103,36 @@ class PlannerMachine(RuleBasedStateMachine):
         """What the runner sees must make sense without any look at the planner."""
         assert plan.token_count <= self.budget
         assert len({row.sequence_id for row in plan.rows}) == len({row.slot for row in plan.rows}) == len(plan.rows) <= self.max_running
-        for name in plan.preempted:
-            self.stored[name], self.tables[name] = 0, []
         for row in plan.rows:
-            if row.start == 0:
-                self.stored[row.sequence_id] = 0
-                if row.first_block == 0 and row.new_blocks:
-                    self.tables[row.sequence_id] = []
-            assert row.token_ids, "an empty row"
-            assert row.start == self.stored[row.sequence_id], "a row does not continue what was stored"
-            table = self.tables[row.sequence_id]
-            assert row.first_block == len(table)
-            table += row.new_blocks
-            assert row.start + len(row.token_ids) <= len(table) * self.block_size, "no block for a token"
-        used = [block for row in plan.rows for block in self.tables[row.sequence_id]]
-        assert len(used) == len(set(used)), "two sequences write one block"
+            self.load(row)
+        written = [block for row in plan.rows for block in self.written_by(row)]
+        assert len(written) == len(set(written)), "two sequences write one block"
+        for row in plan.rows:
+            self.write(row)
+
+    def load(self, row: Row) -> None:
+        """Its blocks come into the table; what it does not compute must be there."""
+        assert row.token_ids, "an empty row"
+        sequence, size = self.planner[row.sequence_id], self.block_size
+        if row.first_block == 0 and row.new_blocks:
+            self.tables[row.sequence_id], self.stored[row.sequence_id] = [], row.filled * size
+            assert not row.filled or (self.prefix_cache and not sequence.scores_prompt)
+        assert row.start == self.stored[row.sequence_id], "a row does not continue what was stored"
+        table = self.tables[row.sequence_id]
+        assert row.first_block == len(table)
+        table += row.new_blocks
+        assert row.start + len(row.token_ids) <= len(table) * size, "no block for a token"
+        for place in range(row.start):
+            assert self.contents[table[place // size], place % size] == (sequence.salt, tuple(sequence.tokens[: place + 1]))
+
+    def written_by(self, row: Row) -> list[int]:
+        last = row.start + len(row.token_ids) - 1
+        return self.tables[row.sequence_id][row.start // self.block_size : last // self.block_size + 1]
+
+    def write(self, row: Row) -> None:
+        sequence, table, size = self.planner[row.sequence_id], self.tables[row.sequence_id], self.block_size
+        for place in range(row.start, row.start + len(row.token_ids)):
+            self.contents[table[place // size], place % size] = (sequence.salt, tuple(sequence.tokens[: place + 1]))
 
     @invariant()
     def books_agree(self) -> None:

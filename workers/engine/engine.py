@@ -10,7 +10,6 @@ from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
 from headrace.state import Fault
 from headrace.tokenizer import Tokenizer
-from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
 from workers.engine.logit_rules import LogitRules
 from workers.engine.next_token import NextToken
@@ -87,6 +86,7 @@ class PagedEngine:
                 sampling=request.sampling,
                 priority=request.priority,
                 arrival=self._arrivals,
+                salt=request.tenant,
                 choice=request.choice,
                 prompt_logprobs=[] if request.sampling.prompt_logprobs and not request.committed_ids else None,
                 rules=LogitRules.of(
@@ -137,8 +137,13 @@ class PagedEngine:
         self._planner = self._new_planner(blocks)
 
     def _new_planner(self, blocks: int) -> Planner:
+        config = self._config
         return Planner(
-            BlockPool(blocks), block_size=self._block_size, max_running=self._config.max_running, token_budget=self._config.token_budget
+            blocks=blocks,
+            block_size=config.block_size,
+            max_running=config.max_running,
+            token_budget=config.token_budget,
+            prefix_cache=config.prefix_cache,
         )
 
     def _memory(self) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from workers.engine.attention import Heads
 
-
 Norm = Callable[[Tensor], Tensor]
 
 

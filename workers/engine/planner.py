@@ -2,18 +2,21 @@
 
 There is no prefill and no decode phase. Each sequence has one number, `computed`, and every step lets it catch up with the known tokens:
 a new prompt lags by its length, a decoding sequence by the one token sampled last, a preempted one by all it ever had. A row that catches
-up in a step is sampled at its end; a longer one is computed in chunks of what is left of the step's token budget.
+up in a step is sampled at its end; a longer one is computed in chunks of what is left of the step's token budget. A sequence that begins
+like an earlier one starts behind what that one left in the cache.
 
 Why no request is ever stuck: sequences are served in order of urgency (priority, then arrival), only the least urgent is ever preempted,
 and nothing overtakes a waiting sequence that does not fit yet. So the most urgent one advances, and it fits alone: `fits` was asked first.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace.request import Sampling
 from workers.engine.block_pool import BlockPool
 from workers.engine.logit_rules import LogitRules
+from workers.engine.prefix_cache import Node, PrefixCache
 from workers.engine.sequence import Sequence, SequenceState
 
 CALM_STEPS = 32
@@ -32,6 +35,8 @@ class Row:
     """Place of `new_blocks` in the sequence's block table."""
     new_blocks: tuple[int, ...]
     """Blocks it was given in this plan."""
+    filled: int
+    """How many of them hold their tokens already."""
     sampling: Sampling | None
     """Set if the row catches up: sample the token behind its last."""
     position: int
@@ -61,8 +66,9 @@ class Plan:
 class Planner:
     """Owns the sequences and the blocks they hold."""
 
-    def __init__(self, pool: BlockPool, *, block_size: int, max_running: int, token_budget: int) -> None:
-        self._pool = pool
+    def __init__(self, *, blocks: int, block_size: int, max_running: int, token_budget: int, prefix_cache: bool = True) -> None:
+        self._prefixes = PrefixCache(block_size) if prefix_cache else None
+        self._pool = BlockPool(blocks, self._prefixes.forget if self._prefixes else None)
         self._block_size = block_size
         self._token_budget = self._full_budget = token_budget
         self._calm_steps = self._refusals = 0
@@ -87,7 +93,7 @@ class Planner:
         yielding = [sequence for sequence in self._running if sequence.priority > priority]
         before = [sequence for sequence in self._waiting if sequence.priority <= priority]
         slots = len(self._free_slots) + len(yielding) - len(before)
-        blocks = self._pool.free + sum(len(sequence.blocks) for sequence in yielding)
+        blocks = self._pool.free + len(self._pool.freed_by(sequence.blocks for sequence in yielding))
         blocks -= sum(self._blocks_for(len(sequence.tokens)) for sequence in before) + len(self._running) - len(yielding)
         return max(0, slots), max(0, blocks) * self._block_size
 
@@ -135,7 +141,9 @@ class Planner:
     def account(self, plan: Plan) -> None:
         """The plan has been computed."""
         for row in plan.rows:
-            self._sequences[row.sequence_id].computed += len(row.token_ids)
+            sequence = self._sequences[row.sequence_id]
+            sequence.computed += len(row.token_ids)
+            self._enter(sequence)
         self._refusals = 0
         self._calm_steps += 1
         if self._calm_steps >= CALM_STEPS:
@@ -157,13 +165,18 @@ class Planner:
     def check(self) -> None:
         """Raises AssertionError unless every block and slot has exactly one owner and every sequence keeps its invariant."""
         self._pool.check()
-        held = [block for sequence in self._running for block in sequence.blocks]
-        assert len(held) == len(set(held)) == self._pool.used, "blocks held and blocks used differ"
+        held = Counter(block for sequence in self._running for block in sequence.blocks)
+        assert len(held) == self._pool.used, "blocks held and blocks used differ"
+        assert all(self._pool.users(block) == count for block, count in held.items()), "users and holders of a block differ"
+        if self._prefixes is not None:
+            self._prefixes.check()
         slots = [sequence.slot for sequence in self._running]
         assert sorted([*self._free_slots, *(slot for slot in slots if slot is not None)]) == list(range(len(slots) + len(self._free_slots)))
         for sequence in self._running:
             assert 0 <= sequence.computed <= len(sequence.tokens)
             assert sequence.computed <= self._block_size * len(sequence.blocks)
+            assert len(set(sequence.blocks)) == len(sequence.blocks), "a sequence holds a block twice"
+            assert all(self._pool.users(block) == 1 for block in sequence.blocks[sequence.computed // self._block_size :]), "written by two"
         for sequence in self._waiting:
             assert not sequence.blocks, "a waiting sequence holds blocks"
             assert sequence.slot is None, "a waiting sequence holds a slot"
@@ -188,17 +201,40 @@ class Planner:
     def _admit_waiting(self, priority: int, step: "_Step") -> bool:
         """In order of arrival, and nobody overtakes: a large prompt would else wait for ever behind small ones. True if all came in."""
         for sequence in [sequence for sequence in self._waiting if sequence.priority == priority]:
+            found = self._find(sequence)
             # Blocks for all known tokens at once: a prompt that was begun can then be finished without preempting anybody.
-            need = self._blocks_for(len(sequence.tokens))
-            if step.budget == 0 or not self._make_room(sequence, need, step):
+            need = self._blocks_for(len(sequence.tokens)) - len(found)
+            if step.budget == 0 or not self._make_room(sequence, need, found, step):
                 return False
             self._waiting.remove(sequence)
             sequence.state = SequenceState.RUNNING
             sequence.slot = self._free_slots.pop()
+            sequence.entered = [node.number for node in found]
+            sequence.computed = len(found) * self._block_size
             self._running.append(sequence)
             self._running.sort(key=_urgency)
-            step.add(sequence, self._share(sequence, step), self._pool.allocate(need))
+            filled = [node.block for node in found]
+            self._pool.share(filled)
+            step.add(sequence, self._share(sequence, step), filled + self._pool.allocate(need), len(filled))
         return True
+
+    def _find(self, sequence: Sequence) -> list[Node]:
+        """What of its beginning lies in the cache."""
+        if self._prefixes is None or sequence.scores_prompt:
+            return []
+        return self._prefixes.find(sequence.salt, sequence.tokens)
+
+    def _enter(self, sequence: Sequence) -> None:
+        """Its blocks that are full now can be found by others."""
+        if self._prefixes is None:
+            return
+        size = self._block_size
+        for index in range(len(sequence.entered), sequence.computed // size):
+            parent = sequence.entered[-1] if sequence.entered else sequence.salt
+            node = self._prefixes.enter(parent, sequence.tokens[index * size : (index + 1) * size], sequence.blocks[index])
+            if node.block == sequence.blocks[index]:
+                self._pool.keep(node.block)
+            sequence.entered.append(node.number)
 
     def _share(self, sequence: Sequence, step: "_Step") -> int:
         """Tokens for a running sequence: what it lags, but one is left for each that is still to come, so that a long prompt does not hold
@@ -207,12 +243,15 @@ class Planner:
         unserved = len(self._running) - len(step.rows) - 1
         return min(sequence.lag, max(1, step.budget - unserved))
 
-    def _make_room(self, sequence: Sequence, need: int, step: "_Step") -> bool:
-        """A slot and `need` blocks, taken from sequences of a lesser priority if that is enough, never from equals."""
+    def _make_room(self, sequence: Sequence, need: int, found: list[Node], step: "_Step") -> bool:
+        """A slot and `need` blocks beside those found, taken from sequences of a lesser priority if that is enough, never from equals."""
         lesser = [other for other in self._running if other.priority > sequence.priority]
-        if not (self._free_slots or lesser) or need > self._pool.free + sum(len(other.blocks) for other in lesser):
+        freed = self._pool.freed_by(other.blocks for other in lesser)
+        # Found blocks that nobody else uses are free ones too, and not to be counted twice.
+        unused = sum(self._pool.users(node.block) == 0 or node.block in freed for node in found)
+        if not (self._free_slots or lesser) or need + unused > self._pool.free + len(freed):
             return False
-        while not self._free_slots or need > self._pool.free:
+        while not self._free_slots or need + sum(self._pool.users(node.block) == 0 for node in found) > self._pool.free:
             self._preempt(self._running[-1], step)
         return True
 
@@ -231,7 +270,8 @@ class Planner:
         assert sequence.slot is not None
         self._pool.release(sequence.blocks)
         self._free_slots.append(sequence.slot)
-        sequence.state, sequence.slot, sequence.blocks, sequence.computed = SequenceState.WAITING, None, [], 0
+        sequence.state, sequence.slot = SequenceState.WAITING, None
+        sequence.blocks, sequence.entered, sequence.computed = [], [], 0
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
@@ -245,7 +285,7 @@ class _Step:
         self.rows: dict[str, Row] = {}
         self.preempted: list[str] = []
 
-    def add(self, sequence: Sequence, count: int, new_blocks: list[int]) -> None:
+    def add(self, sequence: Sequence, count: int, new_blocks: list[int], filled: int = 0) -> None:
         assert sequence.slot is not None
         self.budget -= count
         self.rows[sequence.id] = Row(
@@ -255,6 +295,7 @@ class _Step:
             token_ids=tuple(sequence.tokens[sequence.computed : sequence.computed + count]),
             first_block=len(sequence.blocks),
             new_blocks=tuple(new_blocks),
+            filled=filled,
             sampling=sequence.sampling if count == sequence.lag else None,
             position=sequence.generated,
             choice=sequence.choice,

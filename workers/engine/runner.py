@@ -89,7 +89,7 @@ class Runner:
             for row in plan.rows:
                 if row.new_blocks:
                     self._cache.assign(row.slot, row.first_block, row.new_blocks)
-            if new := [block for row in plan.rows for block in row.new_blocks]:
+            if new := [block for row in plan.rows for block in row.new_blocks[row.filled :]]:
                 self._cache.clear(new)
         try:
             with torch.inference_mode():

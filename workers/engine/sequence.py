@@ -28,6 +28,8 @@ class Sequence:
     """Lower is more urgent."""
     arrival: int
     """Breaks ties of priority: lower came earlier."""
+    salt: str = ""
+    """Sequences of the same salt share what they have in common."""
     choice: int = 0
     rules: LogitRules | None = None
     """What it changes about its logits, if anything."""
@@ -37,6 +39,8 @@ class Sequence:
     """Known tokens whose keys and values lie in the cache. A step moves it towards len(tokens); a preemption back to 0."""
     blocks: list[int] = field(default_factory=list)
     """Block b holds tokens [b · block_size, (b + 1) · block_size)."""
+    entered: list[int] = field(default_factory=list)
+    """Nodes of the prefix cache for the first blocks, as far as they are full."""
     slot: int | None = None
     """Row of the runner's block table."""
     state: SequenceState = SequenceState.WAITING

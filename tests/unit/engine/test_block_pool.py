@@ -37,8 +37,36 @@ def test_misuse_is_an_error() -> None:
         pool.allocate(3)
     with pytest.raises(ValueError, match="block 1 is free already"):
         pool.release([1])
-    with pytest.raises(ValueError, match="block 1 is free"):
+    with pytest.raises(ValueError, match="block 1 is blank"):
         pool.share([1])
+    with pytest.raises(ValueError, match="block 1 is free"):
+        pool.keep(1)
     with pytest.raises(ValueError, match="at least one block"):
         BlockPool(0)
+    pool.check()
+
+
+def test_what_is_worth_keeping_is_given_away_last_and_the_oldest_first() -> None:
+    forgotten: list[int] = []
+    pool = BlockPool(4, forgotten.append)
+    first, second, third = pool.allocate(3)
+    for block in (first, second):
+        pool.keep(block)
+    pool.release([second])
+    pool.release([first, third])
+    assert pool.free == 4
+    pool.allocate(2)
+    assert forgotten == []
+    assert pool.allocate(1) == [second]
+    assert forgotten == [second]
+    pool.check()
+
+
+def test_a_kept_block_can_be_used_again() -> None:
+    pool = BlockPool(2)
+    [block] = pool.allocate(1)
+    pool.keep(block)
+    pool.release([block])
+    pool.share([block])
+    assert (pool.users(block), pool.free) == (1, 1)
     pool.check()

@@ -1,15 +1,14 @@
 """What the planner decides, as values."""
 
 from headrace.request import Sampling
-from workers.engine.block_pool import BlockPool
 from workers.engine.planner import CALM_STEPS, Plan, Planner
 from workers.engine.sequence import Sequence
 
 BLOCK = 4
 
 
-def make_planner(*, blocks: int = 100, max_running: int = 8, token_budget: int = 32) -> Planner:
-    return Planner(BlockPool(blocks), block_size=BLOCK, max_running=max_running, token_budget=token_budget)
+def make_planner(*, blocks: int = 100, max_running: int = 8, token_budget: int = 32, prefix_cache: bool = False) -> Planner:
+    return Planner(blocks=blocks, block_size=BLOCK, max_running=max_running, token_budget=token_budget, prefix_cache=prefix_cache)
 
 
 def add(planner: Planner, name: str, length: int, *, priority: int = 0, arrival: int | None = None, max_tokens: int = 100) -> None:
@@ -202,3 +201,57 @@ def test_a_single_token_is_tried_twice() -> None:
         advance(planner)
     assert planner.shrink(planner.plan())
     assert not planner.shrink(planner.plan())
+
+
+def test_a_sequence_starts_behind_what_an_earlier_one_left() -> None:
+    planner = make_planner(prefix_cache=True)
+    add(planner, "a", 10)
+    first = advance(planner)
+    planner.remove("a")
+    add(planner, "b", 12)
+    [row] = advance(planner).rows
+    assert (row.start, row.filled, row.token_ids) == (8, 2, (8, 9, 10, 11))
+    assert row.new_blocks[:2] == first.rows[0].new_blocks[:2]
+
+
+def test_two_sequences_share_blocks_while_both_run() -> None:
+    planner = make_planner(prefix_cache=True)
+    add(planner, "a", 9)
+    advance(planner)
+    add(planner, "b", 9)
+    advance(planner)
+    assert planner.used_tokens == 4 * BLOCK  # two in common, one each
+    planner.remove("a")
+    planner.check()
+
+
+def test_the_last_token_is_computed_whatever_is_known() -> None:
+    planner = make_planner(prefix_cache=True)
+    for name in "ab":
+        add(planner, name, 2 * BLOCK)
+        [row] = advance(planner).rows
+        planner.remove(name)
+    assert (row.start, row.sampling is not None) == (BLOCK, True)
+
+
+def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
+    planner = make_planner(blocks=8, max_running=1, prefix_cache=True)
+    add(planner, "a", 9, priority=1)
+    advance(planner)
+    add(planner, "urgent", 2, max_tokens=1)
+    assert advance(planner).preempted == ("a",)
+    planner.remove("urgent")
+    assert shape(advance(planner)) == {"a": (8, 2, True)}
+
+
+def test_tenants_share_nothing() -> None:
+    planner = make_planner(prefix_cache=True)
+    for name in "ab":
+        planner.add(
+            Sequence(
+                id=name, tokens=list(range(9)), prompt_length=9, sampling=Sampling(max_tokens=1, seed=0), priority=0, arrival=0, salt=name
+            )
+        )
+        [row] = advance(planner).rows
+        planner.remove(name)
+    assert row.start == 0
