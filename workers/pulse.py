@@ -26,7 +26,7 @@ MEDIANS = 20
 """A step that takes this many times the median is stuck, unless that is less than `Patience.step`."""
 
 _UNSEEN_S = BEAT_S + 2 * LOOK_S
-"""How long it may have stood still beyond what was counted: a last beat tells that a call has begun, a look finds it, another one decides."""
+"""How long it may have stood still beyond what was counted: a last beat tells that a call has begun, one look finds it, one decides."""
 
 _LAYOUT = struct.Struct("=Qd")
 
