@@ -55,10 +55,12 @@ class Site:
             yield site
 
     async def start(self, module: str, log: Path, **settings: str) -> Process:
-        """`python -m module` on this store."""
+        """`python -m module` on this store. It stops with this process, however that ends."""
         env = os.environ | {"HEADRACE_REDIS_URL": self.url, "HEADRACE_MODEL": self.model, **settings}
         with log.open("ab") as out:
-            return await asyncio.create_subprocess_exec(sys.executable, "-m", module, env=env, stdout=out, stderr=out)
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", module, "--supervised"), env=env, stdin=asyncio.subprocess.PIPE, stdout=out, stderr=out
+            )
 
     @asynccontextmanager
     async def running(self, module: str, log: Path) -> AsyncIterator[Process]:
