@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from headrace.request import Lane
 from headrace.state import State
-from headrace.wire.answers import whole_answer
+from headrace.wire.spelling import Spelling
 from producer_api import openapi
 from producer_api.admission import admit
+from producer_api.answering import render_answer
 from producer_api.auth import Tenant
 from producer_api.envelope import CLIENT_CLOSED_REQUEST, ended_refusal, json_response, shutting_down
 from producer_api.follow import ClientGone, read_to_end, stream_frames
@@ -40,7 +41,8 @@ async def _answer(http: Request, services: Services, tenant: str) -> Response:
     headers = REPLAYED if replayed else None
     fresh_since = None if replayed else since
     if request.stream:
-        return EventStream(stream_frames(services, request, since=fresh_since), headers=headers)
+        spelling = Spelling.of(request, services.catalog.get)
+        return EventStream(stream_frames(services, request, spelling, since=fresh_since), headers=headers)
     try:
         log = await read_to_end(services, request, http.is_disconnected, since=fresh_since)
     except ClientGone:
@@ -51,4 +53,4 @@ async def _answer(http: Request, services: Services, tenant: str) -> Response:
     end = log[-1]
     if end.end is not State.DONE and end.end is not None:
         raise ended_refusal(end.end, end.reason)
-    return json_response(whole_answer(request, log), headers=headers)
+    return json_response(await render_answer(request, log, services.catalog.get), headers=headers)

@@ -19,6 +19,7 @@ from headrace.ports import START, Job, Submission
 from headrace.request import Lane, Request
 from headrace.state import TERMINAL, State
 from headrace.wire.draft import Draft, draft
+from headrace.wire.spelling import Spelling
 from scheduler.batches.batch_line import parse_line, read_body
 from scheduler.batches.hold import Hold
 from scheduler.batches.lines import Input
@@ -62,16 +63,24 @@ def line_seed(job_id: str) -> int:
     return int.from_bytes(sha256(job_id.encode()).digest()[:7], "big")
 
 
+def tokens_told(job: Job) -> int:
+    """Tokens that its answer names: those of its text, and with each its alternatives."""
+    sampling = job.request.sampling
+    places = job.committed + (job.request.room if sampling.prompt_logprobs else 0)
+    return places * (1 + (sampling.logprobs or 0))
+
+
 def groups(found: Sequence[tuple[int, Job]], most: int) -> Iterator[list[tuple[int, Job]]]:
-    """Lines with their jobs, in order, in groups of at most `most` tokens; a job that has more is alone."""
+    """Lines with their jobs, in order, in groups that tell at most `most` tokens; a job that tells more is alone."""
     group: list[tuple[int, Job]] = []
     tokens = 0
     for line, job in found:
-        if group and tokens + job.committed > most:
+        told = tokens_told(job)
+        if group and tokens + told > most:
             yield group
             group, tokens = [], 0
         group.append((line, job))
-        tokens += job.committed
+        tokens += told
     if group:
         yield group
 
@@ -171,8 +180,15 @@ class Runner:
             if job.state in (State.EXPIRED, State.CANCELLED) and self._stopping:
                 self._live.discard(line)  # undone: it gets its error line when the files are written
             elif log:
-                results.append(ended_result(line, self._custom_id(line), job, log))
+                results.append(ended_result(line, self._custom_id(line), job, log, self._spelling(job.request)))
         await self._queue.forget([self._job_id(line) for line in await self._record(results)])
+
+    def _spelling(self, request: Request) -> Spelling | None:
+        """Raises ModelUnavailable: like its request, an answer waits until its model is served again."""
+        try:
+            return Spelling.of(request, self._resources.prompters)
+        except ModelNotFound as error:
+            raise ModelUnavailable(error.message) from error
 
     async def _record(self, results: Sequence[Result]) -> list[int]:
         """The lines whose results are in the journal now. One that is not, for another writer's sake, stays in flight."""
@@ -270,6 +286,7 @@ class Runner:
             created=self._batch.created_ms // 1_000,
             stream=False,
             attended=False,
+            echo=drafted.echo,
         )
         ttl_ms = max(1, self._batch.expires_ms - self._resources.now_ms())
         return Submission(request=request, idempotency_key=None, body_hash="", ttl_ms=ttl_ms)
