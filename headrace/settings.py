@@ -100,9 +100,11 @@ class Settings(BaseSettings):
         512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."
     )
     step_timeout_s: float = Field(
-        10.0, gt=0, description="An engine that stands still for longer, and for longer than 20 of its steps, is killed and started anew."
+        10.0,
+        ge=1,
+        description="An engine that stands still is killed within this time, or 20 of its steps if that is longer, and started anew.",
     )
-    start_timeout_s: float = Field(600.0, gt=0, description="The same until it has loaded the model and is warmed up.")
+    start_timeout_s: float = Field(600.0, ge=1, description="The same until it has loaded the model and is warmed up.")
     standby: int = Field(
         0, ge=0, le=1, description="1 keeps a second engine process, with the model loaded, that goes on at once when the first one dies."
     )

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from headrace.errors import SettingsError
 from headrace.lifecycle import configure, on_stop_signal, refusing
@@ -22,6 +22,9 @@ from workers.supervisor import Supervisor
 from workers.worker import Timing, Worker
 
 logger = logging.getLogger("workers")
+
+STANDBY_PAUSE_S = 3.0
+"""A standby is most often started because another one has just died: who goes on in its place has the processors to itself for so long."""
 
 
 async def supervise(settings: Settings) -> None:
@@ -116,6 +119,7 @@ def main() -> None:
         if arguments.role == "engine":
             name = arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"
             pulse = None if arguments.pulse is None else Pulse(arguments.pulse)
+            wait([turn], STANDBY_PAUSE_S)
             asyncio.run(run_engine(settings, name, build_engine(settings), turn=turn, pulse=pulse))
             return
         try:

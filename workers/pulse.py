@@ -25,6 +25,9 @@ LOOK_S = 0.25
 MEDIANS = 20
 """A step that takes this many times the median is stuck, unless that is less than `Patience.step`."""
 
+_UNSEEN_S = BEAT_S + 2 * LOOK_S
+"""How long it may have stood still beyond what was counted: a last beat tells that a call has begun, one look finds it, one decides."""
+
 _LAYOUT = struct.Struct("=Qd")
 
 
@@ -93,7 +96,7 @@ async def _keep_beating(pulse: Pulse, engine: EngineThread) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds without a beat before a process is given up."""
+    """Seconds within which a process that stands still is given up."""
 
     start: float
     """From its start to its first beat: the model is converted, loaded and warmed up in between."""
@@ -118,4 +121,4 @@ class Watch:
             return False
         self._still_s += min(passed, 2 * LOOK_S)
         limit = max(self._patience.step, MEDIANS * median_step_s) if self._started else self._patience.start
-        return self._still_s > limit
+        return self._still_s > limit - _UNSEEN_S

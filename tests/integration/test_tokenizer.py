@@ -74,8 +74,8 @@ def test_the_tokens_of_a_text_spell_its_bytes(tokenizer: Tokenizer, messages: li
 
 
 def test_a_special_token_is_spelled_as_its_name_and_hidden(tokenizer: Tokenizer) -> None:
-    assert tokenizer.spell(IM_END) == (b"<|im_end|>", True)
-    assert tokenizer.spell(10**6) == (b"", True)
+    assert tokenizer.spell(IM_END) == ("<|im_end|>", b"<|im_end|>", True)
+    assert tokenizer.spell(10**6) == ("", b"", True)
 
 
 @pytest.mark.parametrize("field", ["content", "role", "name"])

@@ -21,7 +21,7 @@ from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishRea
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_BLOCKS = 5
+WARM_UP_BLOCKS = 4
 """As many as `warm_up` fills. What it compiles and chooses does not depend on how many there are."""
 
 
@@ -46,13 +46,19 @@ class PagedEngine:
         self._preemptions = 0
 
     def warm_up(self) -> None:
-        """Run a prompt and a few tokens through every part: kernels compile, memory is touched, libraries choose their code."""
-        length = min(3 * self._block_size, self._folder.context_length - 2)
+        """Run a prompt and a few tokens through every part: kernels compile, memory is touched, libraries choose their code.
+
+        No more than that, and in one batch: after a crash somebody waits for the end of it.
+        """
+        length = min(self._block_size + 1, self._folder.context_length - 2)
         self._open(min(WARM_UP_BLOCKS, self._runner.blocks))
-        for sampling in (Sampling(max_tokens=2, temperature=0.0, seed=0), Sampling(max_tokens=2, top_p=0.9, seed=0)):
-            self.add(EngineRequest(request_id="", prompt_ids=(0,) * length, sampling=sampling))
-            while self._outputs or self._early:
-                self.step(0)
+        for name, sampling in (
+            ("greedy", Sampling(max_tokens=2, temperature=0.0, seed=0)),
+            ("drawn", Sampling(max_tokens=2, top_p=0.9, seed=0)),
+        ):
+            self.add(EngineRequest(request_id=name, prompt_ids=(0,) * length, sampling=sampling))
+        while self._outputs or self._early:
+            self.step(0)
         self._steps = self._preemptions = 0
 
     def open(self) -> None:

@@ -1,5 +1,7 @@
 """The runner computes a plan: plan → tensors → logits of the sampled rows → their next tokens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -61,7 +63,7 @@ class Runner:
             dtype=dtype,
         )
         self._heads, self._layers = shape.heads, shape.layers
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():
             weights = Weights(folder.path, device=self.device, dtype=dtype)
             self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype, batch_invariant=config.batch_invariant))
 
@@ -143,6 +145,19 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelUnavailable(f"torch device {name!r} cannot be used: {error}") from error
     return device
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Weights are copied and laid out in hundreds of short calls. With several threads each call ends in a barrier, where they spin for one
+    another: for longer than the work takes wherever something else runs, and whoever goes on after a crash is never alone.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _first_line(error: BaseException) -> str:

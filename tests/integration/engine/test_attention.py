@@ -86,7 +86,7 @@ def run(kind: LayerKind, attention: type[Any], sequences: Sequences, block_size:
 
 @pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
 @pytest.mark.parametrize(("heads", "block_size"), SHAPES, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     kind=KINDS,
     rows=st.lists(st.tuples(st.integers(1, CONTEXT), st.integers(1, 20)), min_size=1, max_size=4),

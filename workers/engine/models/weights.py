@@ -55,4 +55,5 @@ class Weights:
 
     def take_rows(self, names: list[str], rows: list[int], *rest: int) -> Tensor:
         """Tensors one below the other: several projections of one input as one."""
-        return torch.cat([self.take(name, count, *rest) for name, count in zip(names, rows, strict=True)])
+        tensors = [self.take(name, count, *rest) for name, count in zip(names, rows, strict=True)]
+        return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
