@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.attention import Batch, Heads, LayerKind, Rotation
+from workers.engine.half import put, readable
 from workers.engine.kv_cache import KvCache
 
 _TILE = 8
@@ -35,8 +36,8 @@ class NumbaAttention:
     def __init__(self, cache: KvCache, heads: Heads, layers: Sequence[LayerKind]) -> None:
         self._heads = heads
         self._layers = layers
-        self._keys = [pages.numpy() for pages in cache.keys]
-        self._values = [pages.numpy() for pages in cache.values]
+        self._keys = [_array(pages) for pages in cache.keys]
+        self._values = [_array(pages) for pages in cache.values]
         self._tables = cache.tables.numpy()
         self._threads = min(torch.get_num_threads(), numba.get_num_threads())
         self._kernel = _build_kernel(heads.query, heads.kv, heads.dim, cache.block_size)
@@ -71,6 +72,11 @@ class NumbaAttention:
         return out
 
 
+def _array(pages: Tensor) -> Any:
+    """For the kernel: float32, or the bits of halves."""
+    return pages.view(torch.uint16).numpy() if pages.dtype == torch.float16 else pages.numpy()
+
+
 def _tiles(batch: Batch) -> Any:
     """(tiles, 4) int64: index of the first token in the batch, its position, number of tokens, block table row."""
     counts, starts, slots = (np.array(column, np.int64) for column in (batch.counts, batch.starts, batch.slots))
@@ -91,8 +97,8 @@ def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 def _rotate(x: Any, cos: Any, sin: Any, factor: Any, target: Any, half: int) -> None:
     for d in range(half):
         a, b = x[d] * factor, x[d + half] * factor
-        target[d] = a * cos[d] - b * sin[d]
-        target[d + half] = b * cos[d] + a * sin[d]
+        put(target, d, a * cos[d] - b * sin[d])
+        put(target, d + half, b * cos[d] + a * sin[d])
 
 
 @_inlined
@@ -181,13 +187,15 @@ def _store(
     for h in range(kv_heads):
         k, v = key_offset + h * dim, key_offset + (kv_heads + h) * dim
         _rotate(qkv[token, k : k + dim], cos[token], sin[token], np.float32(1.0), keys[page, h, offset], dim // 2)
-        values[page, h, offset] = qkv[token, v : v + dim]
+        for d in range(dim):
+            put(values[page, h, offset], d, qkv[token, v + d])
 
 
 @_inlined
 def _attend(
     tile: Any, head: int, qkv: Any, out: Any, keys: Any, values: Any, tables: Any, cos: Any, sin: Any,
-    queries: Any, sums: Any, state: Any, scores: Any, bits: Any, powers: Any, group: int, dim: int, size: int, scale: Any, window: int,
+    queries: Any, sums: Any, state: Any, scores: Any, bits: Any, powers: Any, wide: Any, group: int, dim: int, size: int, scale: Any,
+    window: int,
 ) -> None:  # fmt: skip
     """All queries of one tile that read one kv head."""
     token, position, count, slot = tile[0], tile[1], tile[2], tile[3]
@@ -199,11 +207,12 @@ def _attend(
     # Pages outside, queries inside: a page is read from memory once for all of the tile.
     for b in range(max(0, position + 1 - window) // size, (position + count - 1) // size + 1):
         page = tables[slot, b]
+        k, v = readable(keys[page, head], wide[0]), readable(values[page, head], wide[1])
         for n in range(count * group):
             end = position + n // group + 1 - b * size
             first = end - window
             if end > 0 and first < size:
-                _visit(queries[n], keys[page, head], values[page, head], first, end, sums[n], state[n], scores, bits, powers, dim, size)
+                _visit(queries[n], k, v, first, end, sums[n], state[n], scores, bits, powers, dim, size)
     for n in range(count * group):
         i, q = token + n // group, (head * group + n % group) * dim
         out[i, q : q + dim] = sums[n] / state[n, 1]
@@ -227,10 +236,11 @@ def _build_kernel(query_heads: int, kv_heads: int, dim: int, size: int) -> Calla
             scores = np.empty(size, np.float32)
             bits = np.empty(size, np.int32)
             powers = bits.view(np.float32)
+            wide = np.empty((2, size, dim), np.float32)
             for item in range(bounds[thread], bounds[thread + 1]):
                 _attend(
                     tiles[item // kv_heads], item % kv_heads, qkv, out, keys, values, tables, cos, sin,
-                    queries, sums, state, scores, bits, powers, group, dim, size, scale, window,
+                    queries, sums, state, scores, bits, powers, wide, group, dim, size, scale, window,
                 )  # fmt: skip
 
     compiled: Callable[..., None] = numba.njit(cache=True, fastmath=_FASTMATH, nogil=True, error_model="numpy", parallel=True)(kernel)

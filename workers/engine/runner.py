@@ -45,8 +45,9 @@ class Runner:
         shape = read_shape(folder.path)
         # bfloat16 is several times slower than float32 on CPUs without instructions for it.
         dtype = shape.dtype if config.dtype == "auto" and self.device.type != "cpu" else torch.float32
+        kv_dtype = torch.float16 if config.kv_dtype == "fp16" else dtype
         block_bytes = KvCache.block_bytes(
-            layers=len(shape.layers), block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=dtype
+            layers=len(shape.layers), block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=kv_dtype
         )
         self.blocks = config.kv_memory_mb * 2**20 // block_bytes
         if self.blocks < 1:
@@ -60,7 +61,7 @@ class Runner:
             slots=config.max_running,
             blocks_per_slot=-(-folder.context_length // config.block_size),
             device=self.device,
-            dtype=dtype,
+            dtype=kv_dtype,
         )
         self._heads, self._layers = shape.heads, shape.layers
         with torch.inference_mode(), _one_thread():
