@@ -7,8 +7,7 @@ from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from headrace.request import Sampling
-from headrace.tokenizer import Tokenizer
-from workers.engine.detokenizer import Detokenizer
+from workers.engine.detokenizer import Decoder, Detokenizer
 from workers.engine.stop_matcher import StopMatcher
 from workers.ports import FinishReason
 
@@ -20,7 +19,7 @@ class Shown(NamedTuple):
 
 
 class Output:
-    def __init__(self, sampling: Sampling, tokenizer: Tokenizer, eos_ids: Set[int]) -> None:
+    def __init__(self, sampling: Sampling, tokenizer: Decoder, eos_ids: Set[int]) -> None:
         self._max_tokens = sampling.max_tokens
         self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_ids)
         self._detokenizer = Detokenizer(tokenizer)

@@ -1,0 +1,87 @@
+"""From settings to an engine: the composition root of what generates. Each adapter is imported only where it is chosen."""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from headrace.capabilities import AUTO
+from headrace.errors import SettingsError
+from headrace.model_folder import ModelFolder
+from headrace.settings import Settings
+from workers.ports import Engine
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(settings: Settings) -> Engine:
+    """Loads the model, but for engines that do so when they are warmed up. Raises ModelUnavailable, SettingsError."""
+    # Imported here: the supervisor must stay small and start in no time, without torch.
+    from workers.convert import ensure_folder
+
+    path = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
+    folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
+    name = choose_engine(settings.engine, vllm=_has_vllm(), cuda=lambda: _has_cuda(settings.device))
+    logger.info("the engine is %s", name)
+    return _BUILDERS[name](Order(settings, folder))
+
+
+def choose_engine(setting: str, *, vllm: bool, cuda: Callable[[], bool]) -> str:
+    """What `auto` means here. `cuda` is asked only where the answer matters: it imports torch."""
+    if setting != AUTO:
+        return setting
+    return "vllm" if vllm and cuda() else "paged"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    settings: Settings
+    folder: ModelFolder
+
+
+def _scripted(order: Order) -> Engine:
+    from workers.backends.scripted import ScriptedEngine
+
+    return ScriptedEngine(max_running=order.settings.max_running)
+
+
+def _paged(order: Order) -> Engine:
+    from workers.engine.config import EngineConfig
+    from workers.engine.engine import PagedEngine
+
+    settings = order.settings
+    engine = PagedEngine(
+        EngineConfig(
+            model=order.folder.path,
+            device=settings.device,
+            max_running=settings.max_running,
+            token_budget=settings.token_budget,
+            kv_memory_mb=settings.kv_memory_mb,
+            block_size=settings.block_size,
+        )
+    )
+    check_room(engine, order)
+    return engine
+
+
+def check_room(engine: Engine, order: Order) -> None:
+    """The API accepts whatever fits the context, and what it accepts must be able to run. Raises SettingsError."""
+    context = order.folder.context_length
+    if (room := engine.stats().kv_tokens_total) < context:
+        raise SettingsError(
+            f"HEADRACE_KV_MEMORY_MB={order.settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
+            "raise it, or lower HEADRACE_MAX_CONTEXT"
+        )
+
+
+_BUILDERS: Mapping[str, Callable[[Order], Engine]] = {"paged": _paged, "scripted": _scripted}
+
+
+def _has_vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
+def _has_cuda(device: str) -> bool:
+    from workers.engine.runner import choose_device
+
+    return choose_device(device).type == "cuda"
