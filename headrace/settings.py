@@ -91,8 +91,17 @@ class Settings(BaseSettings):
     shutdown_s: int = Field(5, ge=1, description="How long the API waits for open requests when it is told to stop.")
 
     # Worker
-    engine: Literal["paged", "scripted"] = Field(
-        "paged", description="paged computes; scripted makes up tokens at once, to load-test everything around the engine."
+    engine: Literal["auto", "paged", "transformers", "vllm", "openai", "scripted"] = Field(
+        "auto",
+        description="What generates: see [engines.md](engines.md). The API and clerks read it too, to refuse what it cannot do. auto is "
+        "vllm where that and a CUDA device are found, else paged, Headrace's own; scripted makes up tokens at once, to load-test "
+        "everything around the engine.",
+    )
+    upstream_url: str | None = Field(None, description="For openai: where the upstream's API is, up to and with `/v1`.")
+    upstream_key: SecretStr | None = Field(None, description="For openai: key that is sent to the upstream.")
+    upstream_model: str | None = Field(None, description="For openai: the upstream's name for the model; default: our own.")
+    upstream_silence_s: float = Field(
+        300.0, gt=0, description="For openai: an upstream that sends nothing for this long has lost the request, and gets it again."
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps.")
     max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")

@@ -2,7 +2,7 @@
 
     role chunk       0-0             chat only; no log entry holds it. Of further choices: 0-0.1, 0-0.2 ...
     echo chunk       as the role chunk, in completions that ask for it; if the prompt's logprobs are told, before each choice's first text
-    text chunk       the entry's position; entries with neither text nor logprobs make no event
+    text chunk       the entry's position; entries with neither text nor logprobs make no event, unless token ids are to be told
     end entry, done  position: finish chunk of each choice, then usage chunk if asked for, then [DONE], under .1, .2 ...
     end entry, else  position: one error event, and nothing after it
 
@@ -62,14 +62,19 @@ def entry_events(request: Request, entry: LogEntry, committed: int, spelling: Sp
 def _told(request: Request, entry: LogEntry, spelling: Spelling | None) -> list[dict[str, Any]]:
     """What tokens add to their choice."""
     if spelling is None:
-        return [_choice(request, entry.choice, entry.text, None, None)] if entry.text else []
+        return _tokens(request, entry, None)
     choices = []
     if (prompt := spelling.prompt_logprobs(entry)) is not None:
         choices.append(_choice(request, entry.choice, spelling.echo, prompt, None))
-    logprobs = spelling.logprobs(entry)
-    if entry.text or logprobs is not None:
-        choices.append(_choice(request, entry.choice, entry.text, logprobs, None))
-    return choices
+    return choices + _tokens(request, entry, spelling.logprobs(entry))
+
+
+def _tokens(request: Request, entry: LogEntry, logprobs: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The chunk's choice, if there is anything to tell."""
+    choice = _choice(request, entry.choice, entry.text, logprobs, None)
+    if request.return_token_ids:
+        return [choice | {"token_ids": entry.token_ids}]
+    return [choice] if entry.text or logprobs is not None else []
 
 
 def resume_point(seen: Cursor, spelling: Spelling | None) -> LogPosition:

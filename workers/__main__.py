@@ -8,13 +8,10 @@ import secrets
 import time
 from concurrent.futures import Future, wait
 
-from headrace.errors import SettingsError
 from headrace.lifecycle import configure, on_stop_signal, refusing
-from headrace.model_folder import ModelFolder
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
-from workers.backends.scripted import ScriptedEngine
 from workers.engine_thread import EngineThread
 from workers.ports import Engine
 from workers.pulse import Patience, Pulse, beating
@@ -33,37 +30,6 @@ async def supervise(settings: Settings) -> None:
     patience = Patience(start=settings.start_timeout_s, step=settings.step_timeout_s)
     async with connect(settings) as queue:
         await Supervisor(settings.worker_name, queue, standbys=settings.standby, patience=patience).run(stop)
-
-
-def build_engine(settings: Settings) -> Engine:
-    """Loads the model. Raises ModelUnavailable, SettingsError."""
-    # Imported here: the supervisor must stay small and start in no time, without torch.
-    from workers.convert import ensure_folder
-
-    folder = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
-    if settings.engine == "scripted":
-        return ScriptedEngine(max_running=settings.max_running)
-    from workers.engine.config import EngineConfig
-    from workers.engine.engine import PagedEngine
-
-    context = ModelFolder.read(folder, max_context=settings.max_context).context_length
-    engine = PagedEngine(
-        EngineConfig(
-            model=folder,
-            device=settings.device,
-            max_running=settings.max_running,
-            token_budget=settings.token_budget,
-            kv_memory_mb=settings.kv_memory_mb,
-            block_size=settings.block_size,
-        )
-    )
-    if (room := engine.stats().kv_tokens_total) < context:
-        # The API accepts whatever fits the context, and what it accepts must be able to run.
-        raise SettingsError(
-            f"HEADRACE_KV_MEMORY_MB={settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
-            "raise it, or lower HEADRACE_MAX_CONTEXT"
-        )
-    return engine
 
 
 async def run_engine(settings: Settings, name: str, engine: Engine, *, turn: Future[None], pulse: Pulse | None) -> None:
@@ -117,6 +83,9 @@ def main() -> None:
     turn = stop_with_parent() if arguments.supervised else at_once()
     with refusing("worker"):
         if arguments.role == "engine":
+            # Imported here: the supervisor must stay small and start in no time.
+            from workers.backends.build import build_engine
+
             name = arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"
             pulse = None if arguments.pulse is None else Pulse(arguments.pulse)
             wait([turn], STANDBY_PAUSE_S)

@@ -71,7 +71,10 @@ class EngineThread:
         return statistics.median(self._step_s) if self._step_s else 0.0
 
     def close(self) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Closes the engine, in its thread like all else."""
+        closing = self._executor.submit(self._engine.close)
+        self._executor.shutdown(wait=True)
+        closing.result()
 
     async def _run(self, call: Callable[[], T]) -> T:
         self._begun += 1

@@ -44,6 +44,8 @@ def _choice(request: Request, index: int, own: Sequence[LogEntry], reason: str, 
         choice["message"] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     else:
         choice["text"] = text
+    if request.return_token_ids:
+        choice["token_ids"] = [token for entry in own for token in entry.token_ids]
     return choice
 
 

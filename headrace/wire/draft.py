@@ -36,6 +36,7 @@ class Draft:
     sampling: Sampling
     stream: bool
     include_usage: bool
+    return_token_ids: bool
     echo: bool
 
 
@@ -64,6 +65,7 @@ def draft(body: Body, prompters: Prompters, seed: int) -> Draft:
         sampling=body.sampling(max_tokens=max_tokens, seed=seed),
         stream=bool(body.stream),
         include_usage=body.include_usage,
+        return_token_ids=bool(body.return_token_ids),
         echo=body.echoes,
     )
 
@@ -90,6 +92,7 @@ def _checked(body: Body, prompters: Prompters) -> Prompter:
     """The body's prompter, once all is checked that needs no prompt. Raises RequestError, ModelUnavailable."""
     body.check()
     prompter = prompters(body.model)
+    prompter.can.check(body.sampling(max_tokens=1, seed=0))
     for param, ids in (("logit_bias", (token for token, _ in body.logit_bias)), ("stop_token_ids", body.stop_token_ids)):
         for token in ids:
             if not 0 <= token < prompter.vocab_size:

@@ -40,6 +40,7 @@ class Generation(Strict):
     stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(stop_ids, json_schema_input_type=list[int] | None)] = ()
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
 
     user: str | None = None
     """Accepted and without effect."""

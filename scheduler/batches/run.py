@@ -286,6 +286,7 @@ class Runner:
             created=self._batch.created_ms // 1_000,
             stream=False,
             attended=False,
+            return_token_ids=drafted.return_token_ids,
             echo=drafted.echo,
         )
         ttl_ms = max(1, self._batch.expires_ms - self._resources.now_ms())

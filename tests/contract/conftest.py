@@ -1,6 +1,7 @@
 """Every test of the contract runs against each adapter."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from headrace.embedded import EmbeddedValkey
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
 from headrace.testing.registry_bench import RegistryBench
+from tests.engine_bench import Reference, Subject, make_checkpoint, make_reference, modelled, scripted, upstream
 
 
 @pytest.fixture
@@ -38,3 +40,38 @@ async def registries(valkey: EmbeddedValkey) -> AsyncIterator[RegistryBench]:
         await on_redis.audit()
     finally:
         await on_redis.aclose()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(tmp_path_factory.mktemp("checkpoint"))
+    make_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path) -> Reference:
+    return make_reference(checkpoint)
+
+
+@pytest.fixture(scope="session", params=["paged", "scripted", "transformers", "openai", pytest.param("vllm", marks=pytest.mark.vllm)])
+def shared_subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    """An engine is made once: what takes time is to load it."""
+    if request.param == "scripted":
+        with scripted() as subject:
+            yield subject
+        return
+    folder, said = request.getfixturevalue("checkpoint"), request.getfixturevalue("reference")
+    if request.param == "openai":
+        making = upstream(folder, said, Path(tmp_path_factory.mktemp("upstream")))
+    else:
+        making = modelled(request.param, folder, said)
+    with making as subject:
+        yield subject
+
+
+@pytest.fixture
+def subject(shared_subject: Subject) -> Iterator[Subject]:
+    yield shared_subject
+    stats = shared_subject.engine.stats()
+    assert (stats.running, stats.waiting) == (0, 0), "a test left something in the engine"

@@ -4,10 +4,11 @@ Tests of the worker loop, of recovery and of the queue's own cost run on it: a r
 whatever time passes is the queue's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from headrace.logprobs import Logprobs
+from workers.engine.output import Output, end_ids_of
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
 
 
@@ -30,19 +31,32 @@ def answer_to(prompt_ids: Sequence[int], max_tokens: int, choice: int = 0) -> tu
     return tuple(token_at(prompt_ids, position, choice) for position in range(max_tokens))
 
 
+class ScriptTokenizer:
+    """Of the tokens' own spelling."""
+
+    special_ids: Set[int] = frozenset()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return text_of(ids)
+
+
 @dataclass(slots=True)
 class _Run:
     request: EngineRequest
     position: int
+    output: Output
 
 
 class ScriptedEngine:
     """One token per running request and step. A prompt whose first id is negative fails after its first token."""
 
-    def __init__(self, *, max_running: int = 64, max_tokens: int = 100_000) -> None:
+    def __init__(self, *, max_running: int = 64, max_tokens: int = 100_000, eos_ids: Set[int] = frozenset()) -> None:
+        """`max_tokens` of all requests together; a longer prompt is refused."""
         self._max_running = max_running
         self._max_tokens = max_tokens
+        self._eos_ids = eos_ids
         self._runs: dict[str, _Run] = {}
+        self._early: list[Delta] = []
         self._steps = 0
 
     def warm_up(self) -> None:
@@ -52,22 +66,31 @@ class ScriptedEngine:
         """Nothing to take."""
 
     def add(self, request: EngineRequest) -> None:
-        self._runs[request.request_id] = _Run(request, len(request.committed_ids))
+        output = Output(request.sampling, ScriptTokenizer(), end_ids_of(request.sampling, self._eos_ids))
+        if (prompt := len(request.prompt_ids)) > self._max_tokens:
+            error = f"prompt ({prompt} tokens) exceeds the engine's room for {self._max_tokens} tokens"
+            self._early.append(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=error))
+        elif finish := output.replay(request.committed_ids):
+            self._early.append(Delta(request_id=request.request_id, finish=finish))
+        else:
+            self._runs[request.request_id] = _Run(request, len(request.committed_ids), output)
 
     def abort(self, request_id: str) -> None:
         self._runs.pop(request_id, None)
+        self._early = [delta for delta in self._early if delta.request_id != request_id]
 
     def step(self, timeout: float) -> list[Delta]:
         self._steps += 1
+        early, self._early = self._early, []
         deltas = [self._advance(run) for run in self._runs.values()]
         for delta in deltas:
             if delta.finish is not None:
                 del self._runs[delta.request_id]
-        return deltas
+        return early + deltas
 
     def capacity(self, priority: int) -> Capacity:
         """Nobody yields."""
-        return Capacity(self._max_running - len(self._runs), self._max_tokens - self._tokens())
+        return Capacity(max(0, self._max_running - len(self._runs)), max(0, self._max_tokens - self._tokens()))
 
     def stats(self) -> EngineStats:
         return EngineStats(
@@ -84,23 +107,21 @@ class ScriptedEngine:
 
     def _advance(self, run: _Run) -> Delta:
         request = run.request
-        if run.position >= request.sampling.max_tokens:
-            return Delta(request_id=request.request_id, finish=FinishReason.LENGTH)
-        if request.committed_ids and request.committed_ids[-1] in request.sampling.stop_token_ids:
-            return Delta(request_id=request.request_id, finish=FinishReason.STOP)
         if request.prompt_ids[0] < 0 and run.position > 0:
             return Delta(request_id=request.request_id, finish=FinishReason.ERROR, error="the script says so")
-        token_ids = (token_at(request.prompt_ids, run.position, request.choice),)
-        stopped, top = token_ids[0] in request.sampling.stop_token_ids, request.sampling.logprobs
+        token_id, top = token_at(request.prompt_ids, run.position, request.choice), request.sampling.logprobs
         run.position += 1
-        ended = run.position >= request.sampling.max_tokens
+        shown = run.output.add(token_id)
         return Delta(
             request_id=request.request_id,
-            token_ids=token_ids,
-            text="" if stopped else text_of(token_ids),
-            logprobs=() if top is None else logprobs_of(token_ids, top),
-            finish=FinishReason.STOP if stopped else FinishReason.LENGTH if ended else None,
+            token_ids=(token_id,),
+            text=shown.text,
+            logprobs=() if top is None else logprobs_of((token_id,), top),
+            finish=shown.finish,
         )
+
+    def close(self) -> None:
+        """Holds nothing."""
 
     def _tokens(self) -> int:
         return sum(len(run.request.prompt_ids) + run.position for run in self._runs.values())

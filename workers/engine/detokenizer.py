@@ -1,9 +1,19 @@
 """Text from token ids as they come, one by one. Torch-free."""
 
-from headrace.tokenizer import Tokenizer
+from collections.abc import Sequence, Set
+from typing import Protocol
 
 _REPLACEMENT = "\ufffd"
 _LONGEST_HOLD = 32
+
+
+class Decoder(Protocol):
+    """What of a tokenizer turns ids into text: see `headrace.tokenizer.Tokenizer`."""
+
+    @property
+    def special_ids(self) -> Set[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 class Detokenizer:
@@ -14,7 +24,7 @@ class Detokenizer:
     and on with bytes that are no text is shown as U+FFFD after 32 tokens, which bounds the window.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         # The window is [0, _shown) ids whose text is out, then ids held back.

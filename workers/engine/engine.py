@@ -138,6 +138,9 @@ class PagedEngine:
             preemptions=self._preemptions,
         )
 
+    def close(self) -> None:
+        """Holds nothing that the process's end would not give back."""
+
     def _open(self, blocks: int) -> None:
         self._runner.open(blocks)
         self._planner = self._new_planner(blocks)

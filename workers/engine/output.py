@@ -7,8 +7,7 @@ from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from headrace.request import Sampling
-from headrace.tokenizer import Tokenizer
-from workers.engine.detokenizer import Detokenizer
+from workers.engine.detokenizer import Decoder, Detokenizer
 from workers.engine.stop_matcher import StopMatcher
 from workers.ports import FinishReason
 
@@ -25,7 +24,7 @@ class Shown(NamedTuple):
 
 
 class Output:
-    def __init__(self, sampling: Sampling, tokenizer: Tokenizer, end_ids: Set[int]) -> None:
+    def __init__(self, sampling: Sampling, tokenizer: Decoder, end_ids: Set[int]) -> None:
         """`end_ids` end it and are not shown: see `end_ids_of`."""
         self._max_tokens = sampling.max_tokens
         self._end_ids = end_ids

@@ -217,3 +217,11 @@ def test_tokens_without_text_are_told_where_logprobs_are() -> None:
     [choice] = parsed(event)["choices"]
     assert choice["delta"] == {}
     assert [token["logprob"] for token in choice["logprobs"]["content"]] == [-0.5]
+
+
+def test_token_ids_are_told_where_they_are_asked_for_also_of_tokens_without_text() -> None:
+    request = make_request(endpoint=Endpoint.COMPLETIONS).model_copy(update={"return_token_ids": True})
+    log = [tokens("Hi", count=2), tokens("", count=1), end()]
+    events = [parsed(event) for entry in log for event in entry_events(request, entry, 3, None) if event.data != DONE]
+    assert [event["choices"][0].get("token_ids") for event in events] == [[0, 1], [0], None]
+    assert whole_answer(request, log, None)["choices"][0]["token_ids"] == [0, 1, 0]

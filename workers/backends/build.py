@@ -1,0 +1,137 @@
+"""From settings to an engine: the composition root of what generates. Each adapter is imported only where it is chosen."""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from headrace.capabilities import AUTO, CAPABILITIES
+from headrace.errors import SettingsError
+from headrace.model_folder import ModelFolder
+from headrace.settings import Settings
+from headrace.tokenizer import Tokenizer
+from workers.backends.far import FarEngine, Source
+from workers.backends.runs import Runs
+from workers.convert import ensure_folder
+from workers.engine.config import EngineConfig
+from workers.ports import Engine
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(settings: Settings) -> Engine:
+    """Loads the model, but for engines that do so when they are warmed up. Raises ModelUnavailable, SettingsError."""
+    path = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
+    folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
+    name = choose_engine(settings.engine, vllm=_has_vllm(), cuda=lambda: _has_cuda(settings.device))
+    logger.info("the engine is %s", name)
+    return _BUILDERS[name](Order(name, settings, folder))
+
+
+def choose_engine(setting: str, *, vllm: bool, cuda: Callable[[], bool]) -> str:
+    """What `auto` means here. `cuda` is asked only where the answer matters: it imports torch."""
+    if setting != AUTO:
+        return setting
+    return "vllm" if vllm and cuda() else "paged"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    name: str
+    settings: Settings
+    folder: ModelFolder
+
+
+def _scripted(order: Order) -> Engine:
+    from workers.backends.scripted import ScriptedEngine
+
+    return ScriptedEngine(max_running=order.settings.max_running)
+
+
+def _paged(order: Order) -> Engine:
+    from workers.engine.engine import PagedEngine
+
+    engine = PagedEngine(_config(order))
+    check_room(engine.stats().kv_tokens_total, order)
+    return engine
+
+
+def _config(order: Order) -> EngineConfig:
+    settings = order.settings
+    return EngineConfig(
+        model=order.folder.path,
+        device=settings.device,
+        max_running=settings.max_running,
+        token_budget=settings.token_budget,
+        kv_memory_mb=settings.kv_memory_mb,
+        block_size=settings.block_size,
+    )
+
+
+def check_room(room: int, order: Order) -> None:
+    """The API accepts whatever fits the context, and what it accepts must be able to run. Raises SettingsError."""
+    context = order.folder.context_length
+    if room < context:
+        raise SettingsError(
+            f"HEADRACE_KV_MEMORY_MB={order.settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
+            "raise it, or lower HEADRACE_MAX_CONTEXT"
+        )
+
+
+def _transformers(order: Order) -> Engine:
+    from workers.backends.transformers_source import TransformersSource
+
+    source = TransformersSource(_config(order), order.folder)
+    check_room(source.room, order)
+    return _far(source, order)
+
+
+def _vllm(order: Order) -> Engine:
+    from workers.backends.vllm_source import VllmSource
+
+    # Its own default, most of a GPU's memory, is a better one than ours.
+    given = order.settings.kv_memory_mb if "kv_memory_mb" in order.settings.model_fields_set else None
+    return _far(VllmSource(_config(order), order.folder, kv_memory_mb=given), order)
+
+
+def _openai(order: Order) -> Engine:
+    from workers.backends.upstream_source import Upstream, UpstreamSource
+
+    settings = order.settings
+    url = settings.upstream_url or ""
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError("HEADRACE_ENGINE=openai needs HEADRACE_UPSTREAM_URL, which begins with http:// or https://")
+    # Each of its requests would be a line of our log.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    upstream = Upstream(
+        url=url,
+        model=settings.upstream_model or settings.served_model,
+        key=settings.upstream_key,
+        silence_s=settings.upstream_silence_s,
+    )
+    return _far(UpstreamSource(upstream, order.folder, max_running=settings.max_running), order)
+
+
+def _far(source: Source, order: Order) -> Engine:
+    folder, settings = order.folder, order.settings
+    runs = Runs(folder, Tokenizer(folder.tokenizer_file), CAPABILITIES[order.name], max_running=settings.max_running)
+    return FarEngine(source, runs)
+
+
+_BUILDERS: Mapping[str, Callable[[Order], Engine]] = {
+    "paged": _paged,
+    "scripted": _scripted,
+    "transformers": _transformers,
+    "vllm": _vllm,
+    "openai": _openai,
+}
+
+
+def _has_vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
+def _has_cuda(device: str) -> bool:
+    from workers.engine.runner import choose_device
+
+    return choose_device(device).type == "cuda"
