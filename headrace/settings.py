@@ -104,6 +104,20 @@ class Settings(BaseSettings):
         300.0, gt=0, description="For openai: an upstream that sends nothing for this long has lost the request, and gets it again."
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps.")
+    dtype: Literal["auto", "fp32", "int8"] = Field(
+        "auto",
+        description="Weights of the paged engine. int8 is for CPUs; auto is int8 on a CPU if the perplexity of a fixed text, measured at "
+        "the first start with a model, is at most 1 % above that in fp32, else fp32 there and the checkpoint's own type elsewhere.",
+    )
+    kv_dtype: Literal["auto", "fp16"] = Field(
+        "auto", description="Its KV cache: auto is what it computes in; fp16 takes half the memory of fp32 and less time to read."
+    )
+    batch_invariant: bool = Field(
+        False,
+        description="Whether the same request must give the same tokens in any company. In int8 on a CPU it always does; in fp32 it costs "
+        "speed, and elsewhere it is not to be had.",
+    )
+    prefix_cache: bool = Field(True, description="Whether requests of one tenant that begin alike share what was computed for the first.")
     max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")
     token_budget: int = Field(
         512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."

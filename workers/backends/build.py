@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.capabilities import AUTO, CAPABILITIES
 from headrace.errors import SettingsError
@@ -50,8 +50,13 @@ def _scripted(order: Order) -> Engine:
 
 def _paged(order: Order) -> Engine:
     from workers.engine.engine import PagedEngine
+    from workers.engine.precision import choose_dtype
+    from workers.engine.runner import choose_device
 
-    engine = PagedEngine(_config(order))
+    config = _config(order)
+    if config.dtype == "auto" and choose_device(config.device).type == "cpu":
+        config = replace(config, dtype=choose_dtype(config, order.settings.cache_dir))
+    engine = PagedEngine(config)
     check_room(engine.stats().kv_tokens_total, order)
     return engine
 
@@ -61,6 +66,10 @@ def _config(order: Order) -> EngineConfig:
     return EngineConfig(
         model=order.folder.path,
         device=settings.device,
+        dtype=settings.dtype,
+        kv_dtype=settings.kv_dtype,
+        batch_invariant=settings.batch_invariant,
+        prefix_cache=settings.prefix_cache,
         max_running=settings.max_running,
         token_budget=settings.token_budget,
         kv_memory_mb=settings.kv_memory_mb,

@@ -42,6 +42,8 @@ class Runner:
     def __init__(self, config: EngineConfig, folder: ModelFolder) -> None:
         """Raises ModelUnavailable if the model cannot be loaded, SettingsError if the KV memory holds no block."""
         self.device = choose_device(config.device)
+        if config.batch_invariant and self.device.type != "cpu":
+            raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is for CPUs, the device is {self.device}")
         shape = read_shape(folder.path)
         # bfloat16 is several times slower than float32 on CPUs without instructions for it.
         dtype = shape.dtype if config.dtype == "auto" and self.device.type != "cpu" else torch.float32

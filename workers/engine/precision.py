@@ -1,0 +1,88 @@
+"""Whether a model may run in 8 bits on a CPU: its perplexity on a fixed text, in fp32 and in int8, measured once and remembered."""
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from headrace.errors import HeadraceError
+from headrace.model_folder import ModelFolder
+from headrace.request import Sampling
+from headrace.tokenizer import Tokenizer
+from workers.engine.config import EngineConfig
+from workers.engine.engine import PagedEngine
+from workers.ports import EngineRequest
+
+logger = logging.getLogger(__name__)
+
+MOST_WORSE = 0.01
+"""Perplexity in int8 may exceed that in fp32 by this share."""
+_TOKENS = 2_048
+"""Of the text. The difference is known to about half a percent then."""
+_WINDOW = 512
+_METHOD = 1
+"""Counts up whenever what was measured before no longer holds: another text, other kernels."""
+
+
+def choose_dtype(config: EngineConfig, cache_dir: Path) -> Literal["fp32", "int8"]:
+    """int8 unless the text says that it costs too much; fp32 for a model that cannot have it. Takes seconds, the first time for a model."""
+    verdict = cache_dir / "precision" / f"{_fingerprint(config.model)}.json"
+    try:
+        worse = float(json.loads(verdict.read_text(encoding="utf-8"))["worse"])
+    except (OSError, ValueError, KeyError):
+        worse = _measure(config)
+        _remember(verdict, worse)
+    chosen: Literal["fp32", "int8"] = "int8" if worse <= MOST_WORSE else "fp32"
+    logger.info("weights are %s: in int8 the perplexity of the fixed text is %+.2f %% of that in fp32", chosen, 100 * worse)
+    return chosen
+
+
+def perplexity(config: EngineConfig) -> float:
+    """Of the fixed text, in windows that each begin anew."""
+    engine = PagedEngine(replace(config, prefix_cache=False, max_running=4))
+    engine.open()
+    folder = ModelFolder.read(config.model)
+    ids = Tokenizer(folder.tokenizer_file).encode(resources.files(__package__).joinpath("fixed_text.txt").read_text(encoding="ascii"))[:_TOKENS]
+    window = min(_WINDOW, folder.context_length - 1)
+    logprobs: list[float] = []
+    for start in range(0, len(ids) - 1, window):
+        logprobs += _score(engine, tuple(ids[start : start + window]))
+    return math.exp(-sum(logprobs) / len(logprobs))
+
+
+def _score(engine: PagedEngine, ids: tuple[int, ...]) -> list[float]:
+    engine.add(EngineRequest(request_id="text", prompt_ids=ids, sampling=Sampling(max_tokens=1, seed=0, logprobs=0, prompt_logprobs=True)))
+    deltas = []
+    while not any(delta.finish for delta in deltas):
+        deltas += engine.step(0)
+    return [told.chosen for delta in deltas for told in delta.prompt_logprobs]
+
+
+def _measure(config: EngineConfig) -> float:
+    logger.info("measuring whether %s may run in 8 bits; this is done once", config.model.name)
+    try:
+        return perplexity(replace(config, dtype="int8")) / perplexity(replace(config, dtype="fp32")) - 1
+    except HeadraceError as error:
+        logger.info("not in 8 bits: %s", error)
+        return math.inf
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of the model, without reading its gigabytes: a file that changes gets another time or size."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps([_METHOD, str(folder.resolve()), stats]).encode()).hexdigest()[:32]
+
+
+def _remember(verdict: Path, worse: float) -> None:
+    try:
+        verdict.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = verdict.with_suffix(".new")
+        unfinished.write_text(json.dumps({"worse": worse}), encoding="utf-8")
+        unfinished.replace(verdict)
+    except OSError as error:
+        logger.warning("the precision of the weights is measured anew at every start: cannot write %s (%s)", verdict, error)
