@@ -20,7 +20,7 @@ from workers.convert import ensure_folder
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.engine.planner import Plan
-from workers.engine.runner import Runner
+from workers.engine.runner import Computed, Runner
 from workers.ports import EngineRequest
 
 
@@ -36,7 +36,7 @@ class Clock:
     def watch(self, runner: Runner) -> None:
         run = runner.run
 
-        def timed(plan: Plan) -> list[int | None]:
+        def timed(plan: Plan) -> Computed:
             start = time.perf_counter()
             result = run(plan)
             seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""An engine that computes nothing: its tokens are a pure function of prompt and position.
+"""An engine that computes nothing: its tokens are a pure function of prompt, position and choice.
 
 Tests of the worker loop, of recovery and of the queue's own cost run on it: a resumed run must go on exactly where the log ends, and
 whatever time passes is the queue's.
@@ -7,21 +7,27 @@ whatever time passes is the queue's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from headrace.logprobs import Logprobs
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
 
 
-def token_at(prompt_ids: Sequence[int], position: int) -> int:
-    """The token at `position` (0 is the first generated one) of the answer to a prompt."""
-    return (sum(prompt_ids) * 31 + position * 7) % 1_000
+def token_at(prompt_ids: Sequence[int], position: int, choice: int = 0) -> int:
+    """The token at `position` (0 is the first generated one) of an answer to a prompt."""
+    return (sum(prompt_ids) * 31 + position * 7 + choice * 13) % 1_000
+
+
+def logprobs_of(token_ids: Sequence[int], top: int) -> tuple[Logprobs, ...]:
+    """Any token is as likely as it is small, and so are its `top` neighbours."""
+    return tuple(Logprobs(-token / 8, tuple((token + i, -token / 8 - i) for i in range(top))) for token in token_ids)
 
 
 def text_of(token_ids: Sequence[int]) -> str:
     return "".join(f"<{token}>" for token in token_ids)
 
 
-def answer_to(prompt_ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+def answer_to(prompt_ids: Sequence[int], max_tokens: int, choice: int = 0) -> tuple[int, ...]:
     """The whole answer."""
-    return tuple(token_at(prompt_ids, position) for position in range(max_tokens))
+    return tuple(token_at(prompt_ids, position, choice) for position in range(max_tokens))
 
 
 @dataclass(slots=True)
@@ -80,13 +86,20 @@ class ScriptedEngine:
         request = run.request
         if run.position >= request.sampling.max_tokens:
             return Delta(request_id=request.request_id, finish=FinishReason.LENGTH)
+        if request.committed_ids and request.committed_ids[-1] in request.sampling.stop_token_ids:
+            return Delta(request_id=request.request_id, finish=FinishReason.STOP)
         if request.prompt_ids[0] < 0 and run.position > 0:
             return Delta(request_id=request.request_id, finish=FinishReason.ERROR, error="the script says so")
-        token_ids = (token_at(request.prompt_ids, run.position),)
+        token_ids = (token_at(request.prompt_ids, run.position, request.choice),)
+        stopped, top = token_ids[0] in request.sampling.stop_token_ids, request.sampling.logprobs
         run.position += 1
         ended = run.position >= request.sampling.max_tokens
         return Delta(
-            request_id=request.request_id, token_ids=token_ids, text=text_of(token_ids), finish=FinishReason.LENGTH if ended else None
+            request_id=request.request_id,
+            token_ids=token_ids,
+            text="" if stopped else text_of(token_ids),
+            logprobs=() if top is None else logprobs_of(token_ids, top),
+            finish=FinishReason.STOP if stopped else FinishReason.LENGTH if ended else None,
         )
 
     def _tokens(self) -> int:

@@ -12,9 +12,11 @@ from headrace.state import Fault
 from headrace.tokenizer import Tokenizer
 from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
-from workers.engine.output import Output
+from workers.engine.logit_rules import LogitRules
+from workers.engine.next_token import NextToken
+from workers.engine.output import Output, end_ids_of
 from workers.engine.planner import Plan, Planner
-from workers.engine.runner import OutOfMemory, Runner
+from workers.engine.runner import Computed, OutOfMemory, Runner
 from workers.engine.sequence import Sequence
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
 
@@ -64,7 +66,8 @@ class PagedEngine:
         if problem:
             self._early.append(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=problem))
             return
-        output = Output(request.sampling, self._tokenizer, self._folder.eos_ids)
+        end_ids = end_ids_of(request.sampling, self._folder.eos_ids)
+        output = Output(request.sampling, self._tokenizer, end_ids)
         try:
             finish = output.replay(request.committed_ids)
         except TokenizerFailed as error:
@@ -84,6 +87,14 @@ class PagedEngine:
                 sampling=request.sampling,
                 priority=request.priority,
                 arrival=self._arrivals,
+                choice=request.choice,
+                prompt_logprobs=[] if request.sampling.prompt_logprobs and not request.committed_ids else None,
+                rules=LogitRules.of(
+                    request.sampling,
+                    {token for token in end_ids if 0 <= token < self._folder.vocab_size},
+                    prompt_ids=request.prompt_ids,
+                    generated_ids=request.committed_ids,
+                ),
             )
         )
 
@@ -98,10 +109,10 @@ class PagedEngine:
         if not plan.rows:
             return early
         try:
-            tokens = self._runner.run(plan)
+            computed = self._runner.run(plan)
         except OutOfMemory as error:
             return early + self._yield_to(plan, error)
-        return early + self._account(plan, tokens)
+        return early + self._account(plan, computed)
 
     def capacity(self, priority: int) -> Capacity:
         slots, tokens = self._planner.room(priority)
@@ -150,30 +161,43 @@ class PagedEngine:
         if not self._planner.fits(prompt + answer):
             pool = self._runner.blocks * self._block_size
             return f"prompt ({prompt} tokens) and max_tokens ({answer}) exceed the KV cache of {pool} tokens"
-        outside = next((i for i in (*request.prompt_ids, *request.committed_ids) if not 0 <= i < self._folder.vocab_size), None)
+        named = (*request.prompt_ids, *request.committed_ids, *(token for token, _ in request.sampling.logit_bias))
+        outside = next((i for i in named if not 0 <= i < self._folder.vocab_size), None)
         if outside is not None:
             return f"token id {outside} is outside the vocabulary of {self._folder.vocab_size}"
         return None
 
-    def _account(self, plan: Plan, tokens: list[int | None]) -> list[Delta]:
+    def _account(self, plan: Plan, computed: Computed) -> list[Delta]:
         self._steps += 1
         self._preemptions += len(plan.preempted)
         self._planner.account(plan)
+        for row, scores in zip((row for row in plan.rows if row.targets), computed.scores, strict=True):
+            self._planner[row.sequence_id].score(row.start, scores)
         sampled = (row.sequence_id for row in plan.rows if row.sampling is not None)
-        return [self._accept(request_id, token) for request_id, token in zip(sampled, tokens, strict=True)]
+        return [self._accept(request_id, token) for request_id, token in zip(sampled, computed.tokens, strict=True)]
 
-    def _accept(self, request_id: str, token_id: int | None) -> Delta:
+    def _accept(self, request_id: str, token: NextToken | None) -> Delta:
         """One new token of one request; None if the model computed nonsense for it."""
-        if token_id is None:
+        if token is None:
             return self._fail(request_id, Fault.ENGINE_ERROR, "the model's output for this request is not a number")
         try:
-            shown = self._outputs[request_id].add(token_id)
+            shown = self._outputs[request_id].add(token.id)
         except TokenizerFailed as error:
             return self._fail(request_id, Fault.ENGINE_ERROR, str(error))
-        self._planner[request_id].tokens.append(token_id)
+        sequence = self._planner[request_id]
+        sequence.append(token.id)
+        prompt_logprobs = sequence.take_scores()
         if shown.finish:
             self._forget(request_id)
-        return Delta(request_id=request_id, token_ids=(token_id,), text=shown.text, finish=shown.finish)
+        logprobs = () if token.logprobs is None else (token.logprobs,)
+        return Delta(
+            request_id=request_id,
+            token_ids=(token.id,),
+            text=shown.text,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            finish=shown.finish,
+        )
 
     def _yield_to(self, plan: Plan, error: OutOfMemory) -> list[Delta]:
         """Smaller steps are tried until there is nothing left to make smaller: then it is this one request that does not fit."""
