@@ -90,13 +90,14 @@ def main() -> None:
     engine.warm_up()
     engine.open()
     run(engine, items)
-    limits = measure_limits(engine._runner, arguments.model)
     clock = Clock(engine._runner)
     figures = run(engine, items).figures()
+    memory = peak_memory_mb(os.getpid())
+    limits = measure_limits(engine._runner, arguments.model)  # behind the pass: its own memory would count as the engine's
     report(
         figures,
         version=version("headrace"),
-        peak_memory_mb=peak_memory_mb(os.getpid()),
+        peak_memory_mb=memory,
         details=account(clock.steps(), limits, seconds=figures.seconds, output_tokens=figures.output_tokens),
     )
 
