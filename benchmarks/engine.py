@@ -78,8 +78,9 @@ def compare(workload: str, entrants: Sequence[Entrant], model: Path, options: ar
         write_items(work, WORKLOADS[workload](model)[: options.n])
         for run in range(options.runs):
             for entrant in entrants:
-                console.print(f"{workload}, run {run + 1} of {options.runs}: {entrant.engine}", style="dim")
-                heats[entrant.engine].append(run_once(entrant, model, work))
+                heat = run_once(entrant, model, work)
+                heats[entrant.engine].append(heat)
+                console.print(f"{workload}, run {run + 1} of {options.runs}: {entrant.engine}: {heat}", style="dim", highlight=False)
     return with_ratios([row_of(workload, entrant.engine, entrant.dtype, heats[entrant.engine]) for entrant in entrants])
 
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-WIDTH, LABELS, FIGURES = 760, 130, 150
+WIDTH, LABELS, FIGURES = 800, 110, 220
 """Pixels: of all, of the names on the left, of the figures behind the longest bar."""
 BAR, PITCH, HEAD = 18, 30, 44
 OURS, PEERS, LINE = "#2f7ed8", "#9aa5b1", "#d9534f"

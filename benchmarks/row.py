@@ -45,6 +45,11 @@ class Heat:
     line: Mapping[str, Any] = field(default_factory=dict)
     failed: str | None = None
 
+    def __str__(self) -> str:
+        if self.failed:
+            return "failed"
+        return "not installed" if "missing" in self.line else f"{_speed(self.line):.1f} output tokens/s"
+
 
 def row_of(workload: str, engine: str, dtype: str, heats: Sequence[Heat]) -> Row:
     """One failure is enough to fail: a median over what was left would be over the luckier runs."""
