@@ -1,106 +1,136 @@
-"""The engine on mix64, beside its peers: python -m benchmarks.engine [--peer transformers] [--model SPEC] [-n 64]
+"""The engine beside its peers, on the same weights, prompts and output lengths, greedy:
 
-Peers run in processes of their own, one after the other, never at once. All figures of one run belong together; absolute ones mean little
-on a shared machine.
+    python -m benchmarks.engine --json engine.json [--workload mix64] [--engines paged-fp32,transformers,...] [--runs 3]
+        [--vllm-python PYTHON] [--llama-server PROGRAM] [--gguf-f32 FILE] [--gguf-q8 FILE]
+
+Each engine runs in a process of its own, one after the other, never at once, and does the whole workload twice in it: the second time
+counts. With several runs all engines take turns, and the figures are medians. A peer that is not installed is named as such. All figures
+of one call belong together; absolute ones mean little on a shared machine. Everybody's prefix cache is off.
+
+Workloads: `mix64` and `mix256`, so many chat requests at once; `single`, one stream of 512 prompt tokens. `mix64,mix256` runs both.
 """
 
 import argparse
+import contextlib
+import json
+import os
+import signal
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.workload import Item, mix
+from rich.console import Console
+
+from benchmarks.entrant import ENGINES, Entrant, entrant
+from benchmarks.item import write_items
+from benchmarks.row import Heat, Row, row_of, with_ratios, write_rows
+from benchmarks.table import notes_of, table_of
+from benchmarks.workload import WORKLOADS
 from headrace.model_folder import DEMO_MODEL
-from headrace.request import Sampling
 from headrace.settings import load_settings
 from workers.convert import ensure_folder
-from workers.engine.config import EngineConfig
-from workers.engine.engine import PagedEngine
-from workers.engine.planner import Plan
-from workers.engine.runner import Computed, Runner
-from workers.ports import EngineRequest
+
+ROOT = Path(__file__).parents[1]
+LIMIT_S = 3_600.0
+"""No runner takes as long unless it hangs."""
+SAID = 2_000
+"""Characters of a failed runner's last words."""
 
 
-@dataclass
-class Clock:
-    """Time inside the runner, by kind of step. What a run takes beyond it is planning and bookkeeping."""
-
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-
-    def watch(self, runner: Runner) -> None:
-        run = runner.run
-
-        def timed(plan: Plan) -> Computed:
-            start = time.perf_counter()
-            result = run(plan)
-            seconds = time.perf_counter() - start
-            if plan.token_count > len(plan.rows):
-                self.prefill_s += seconds
-                self.prefill_tokens += plan.token_count
-            else:
-                self.decode_s += seconds
-                self.decode_tokens += plan.token_count
-            return result
-
-        runner.run = timed  # type: ignore[method-assign]  # a stopwatch from outside, so that the engine carries none
+def run_once(entrant: Entrant, model: Path, work: Path) -> Heat:
+    """One process of a runner. Whatever it started has ended with it."""
+    if entrant.missing:
+        return Heat({"missing": entrant.missing})
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        argv = entrant.argv(model, work)
+        with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True) as runner:
+            try:
+                out, _ = runner.communicate(timeout=LIMIT_S)
+            except subprocess.TimeoutExpired:
+                return Heat(failed=f"not done after {LIMIT_S:.0f} s")
+            finally:
+                # One that was given up leaves a server or workers behind, which would slow down whoever is next.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(runner.pid, signal.SIGKILL)
+        if runner.returncode:
+            errors.seek(0)
+            return Heat(failed=f"ended with {runner.returncode}: {errors.read()[-SAID:].strip()}")
+    return _told(out)
 
 
-def run_engine(engine: PagedEngine, items: Sequence[Item]) -> tuple[int, float]:
-    """Output tokens and seconds of all items at once."""
-    start = time.perf_counter()
-    for i, item in enumerate(items):
-        sampling = Sampling(max_tokens=item.max_tokens, temperature=0.0, seed=0, ignore_eos=True)
-        engine.add(EngineRequest(request_id=str(i), prompt_ids=item.prompt_ids, sampling=sampling))
-    unfinished, tokens = len(items), 0
-    while unfinished:
-        for delta in engine.step(0):
-            tokens += len(delta.token_ids)
-            unfinished -= delta.finish is not None
-    return tokens, time.perf_counter() - start
+def _told(out: str) -> Heat:
+    """The last line: before it libraries write to the standard output what they like."""
+    last = (out.splitlines() or [""])[-1]
+    try:
+        return Heat(json.loads(last))
+    except ValueError:
+        return Heat(failed=f"ended without figures: {last}")
 
 
-def run_peer(name: str, folder: Path, n: int) -> float:
-    """Tokens per second of a peer."""
-    command = [sys.executable, "-m", f"benchmarks.peer_{name}", str(folder), str(n)]
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return float(result.stdout.split()[-1])
+def compare(workload: str, entrants: Sequence[Entrant], model: Path, options: argparse.Namespace, console: Console) -> list[Row]:
+    """Run by run, all engines in each: what else the machine does changes over minutes, and should meet all of them."""
+    heats: dict[str, list[Heat]] = {entrant.engine: [] for entrant in entrants}
+    with tempfile.TemporaryDirectory(prefix="headrace-benchmark-") as scratch:
+        work = Path(scratch) / "work.json"
+        write_items(work, WORKLOADS[workload](model)[: options.n])
+        for run in range(options.runs):
+            for entrant in entrants:
+                heat = run_once(entrant, model, work)
+                heats[entrant.engine].append(heat)
+                console.print(f"{workload}, run {run + 1} of {options.runs}: {entrant.engine}: {heat}", style="dim", highlight=False)
+    return with_ratios([row_of(workload, entrant.engine, entrant.dtype, heats[entrant.engine]) for entrant in entrants])
 
 
-def main() -> None:
+def show(rows: Sequence[Row], console: Console) -> None:
+    console.print(table_of(rows))
+    for row in rows:
+        if row.missing:
+            console.print(f"{row.engine} is not installed: {row.missing}", markup=False, highlight=False)
+        if row.failed:
+            console.print(f"{row.engine} failed: {row.failed}", markup=False, highlight=False)
+        for line in notes_of(row):
+            console.print(line, markup=False, highlight=False)
+
+
+def _list_of(allowed: Sequence[str], what: str, text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(f"unknown {what} {name!r}; there are {', '.join(allowed)}")
+    return names
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", choices=["transformers"], action="append", default=[])
     parser.add_argument("--model", default=DEMO_MODEL)
-    parser.add_argument("-n", type=int, default=64, help="requests")
-    arguments = parser.parse_args()
+    parser.add_argument("--workload", type=lambda text: _list_of(tuple(WORKLOADS), "workload", text), default=["mix64"])
+    parser.add_argument("--engines", type=lambda text: _list_of(ENGINES, "engine", text), default=list(ENGINES))
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("-n", type=int, help="only so many of the workload's requests, for a try")
+    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--vllm-python", help="the python of an environment that has vLLM")
+    parser.add_argument("--llama-server", default="llama-server", help="llama.cpp's server")
+    parser.add_argument("--gguf-f32", type=Path, help="the model for it in fp32")
+    parser.add_argument("--gguf-q8", type=Path, help="the same at Q8_0")
+    return parser.parse_args()
 
-    folder = ensure_folder(arguments.model, load_settings().cache_dir)
-    items = mix(folder, arguments.n)
-    peers = {name: run_peer(name, folder, arguments.n) for name in arguments.peer}
-    engine = PagedEngine(EngineConfig(model=folder))
-    engine.warm_up()
-    engine.open()
-    run_engine(engine, items[:4])
-    clock = Clock()
-    clock.watch(engine._runner)
-    tokens, seconds = run_engine(engine, items)
 
-    print(f"headrace: {tokens} tokens, {seconds:.2f} s, {tokens / seconds:.1f} output tokens/s")
-    for name, count, spent in (
-        ("steps with prompts", clock.prefill_tokens, clock.prefill_s),
-        ("decoding steps", clock.decode_tokens, clock.decode_s),
-    ):
-        print(f"  {name}: {count} tokens, {spent:.2f} s, {count / spent:.0f} tokens/s")
-    overhead = seconds - clock.prefill_s - clock.decode_s
-    print(f"  planning and bookkeeping: {overhead:.3f} s, {100 * overhead / seconds:.1f} %")
-    for name, rate in peers.items():
-        print(f"{name}: {rate:.1f} output tokens/s; headrace reaches {tokens / seconds / rate:.2f} times that")
+def main() -> int:
+    options, console = _options(), Console()
+    model = ensure_folder(options.model, load_settings().cache_dir)
+    entrants = [entrant(name, options) for name in options.engines]
+    rows: list[Row] = []
+    for workload in options.workload:
+        compared = compare(workload, entrants, model, options, console)
+        show(compared, console)
+        rows += compared
+        if options.json:
+            write_rows(options.json, rows)
+    return 1 if any(row.failed for row in rows) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

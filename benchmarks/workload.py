@@ -1,12 +1,13 @@
-"""The fixed workload that engines are timed on: same prompts, same output lengths, greedy, end-of-text ignored.
+"""The fixed workloads that engines are timed on: same prompts, same output lengths, greedy, end-of-text ignored.
 
-`mix64` is `mix(folder, 64)`: 5,583 prompt tokens and 4,528 output tokens with the demo model.
+`mix64` has 5,583 prompt tokens and 4,528 output tokens with the demo model.
 """
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.item import Item
 from headrace.chat_template import ChatTemplate
 from headrace.model_folder import ModelFolder
 from headrace.tokenizer import Tokenizer
@@ -16,12 +17,6 @@ TOPICS = [
     "black holes", "bread baking", "chess openings", "ocean currents", "jazz", "antibiotics", "solar panels", "glaciers",
     "cryptography", "migratory birds",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    prompt_ids: tuple[int, ...]
-    max_tokens: int
 
 
 def mix(folder: Path, n: int = 64, seed: int = 0) -> list[Item]:
@@ -37,3 +32,12 @@ def mix(folder: Path, n: int = 64, seed: int = 0) -> list[Item]:
         ids = template.encode([{"role": "user", "content": text}])
         items.append(Item(tuple(ids), rng.choice([16, 32, 64, 64, 128, 192])))
     return items
+
+
+def single(folder: Path) -> list[Item]:
+    """One stream: a prompt of 512 tokens, 128 to generate."""
+    ids = [token for item in mix(folder) for token in item.prompt_ids]
+    return [Item(tuple(ids[:512]), 128)]
+
+
+WORKLOADS: Mapping[str, Callable[[Path], list[Item]]] = {"single": single, "mix64": mix, "mix256": lambda folder: mix(folder, 256)}
