@@ -46,7 +46,9 @@ def perplexity(config: EngineConfig) -> float:
     engine = PagedEngine(replace(config, prefix_cache=False, max_running=4))
     engine.open()
     folder = ModelFolder.read(config.model)
-    ids = Tokenizer(folder.tokenizer_file).encode(resources.files(__package__).joinpath("fixed_text.txt").read_text(encoding="ascii"))[:_TOKENS]
+    ids = Tokenizer(folder.tokenizer_file).encode(resources.files(__package__).joinpath("fixed_text.txt").read_text(encoding="ascii"))[
+        :_TOKENS
+    ]
     window = min(_WINDOW, folder.context_length - 1)
     logprobs: list[float] = []
     for start in range(0, len(ids) - 1, window):

@@ -60,12 +60,14 @@ class Sequences:
         return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-def run(kind: LayerKind, attention: type[Any], sequences: Sequences, block_size: int, paces: Sequence[int]) -> list[Tensor]:
+def run(
+    kind: LayerKind, attention: type[Any], sequences: Sequences, block_size: int, paces: Sequence[int], dtype: torch.dtype
+) -> list[Tensor]:
     """The outputs of all tokens, each sequence advancing by its own pace, its pages lying in any order."""
     heads, count, blocks = sequences.heads, len(sequences.lengths), -(-CONTEXT // block_size)
     cache = KvCache(
         layers=1, blocks=blocks * count, block_size=block_size, kv_heads=heads.kv, head_dim=heads.dim,
-        slots=count, blocks_per_slot=blocks, device=CPU, dtype=torch.float32,
+        slots=count, blocks_per_slot=blocks, device=CPU, dtype=dtype,
     )  # fmt: skip
     order = torch.randperm(blocks * count, generator=torch.Generator().manual_seed(1)).tolist()
     for slot in range(count):
@@ -86,15 +88,22 @@ def run(kind: LayerKind, attention: type[Any], sequences: Sequences, block_size:
 
 @pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
 @pytest.mark.parametrize(("heads", "block_size"), SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2)], ids=str)
 @settings(max_examples=15, deadline=None)
 @given(
     kind=KINDS,
     rows=st.lists(st.tuples(st.integers(1, CONTEXT), st.integers(1, 20)), min_size=1, max_size=4),
 )
 def test_attention_is_what_its_definition_says(
-    attention: type[Any], heads: Heads, block_size: int, kind: LayerKind, rows: list[tuple[int, int]]
+    attention: type[Any],
+    heads: Heads,
+    block_size: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    kind: LayerKind,
+    rows: list[tuple[int, int]],
 ) -> None:
     lengths, paces = zip(*rows, strict=True)
     sequences = Sequences(lengths, heads)
-    for mine, defined in zip(run(kind, attention, sequences, block_size, paces), sequences.defined(kind), strict=True):
-        torch.testing.assert_close(mine, defined, rtol=1e-4, atol=1e-4)
+    for mine, defined in zip(run(kind, attention, sequences, block_size, paces, dtype), sequences.defined(kind), strict=True):
+        torch.testing.assert_close(mine, defined, rtol=tolerance, atol=tolerance)

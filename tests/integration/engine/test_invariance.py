@@ -92,12 +92,12 @@ def open_engine(folder: Path, way: Mapping[str, Any], **fields: Any) -> PagedEng
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_gets_the_same_tokens_in_any_company(way: str, make_model: Callable[..., Path]) -> None:
-    folder = make_model(hidden_size=72, max_position_embeddings=128)
+    folder = make_model(hidden_size=80, max_position_embeddings=128)
     lone = Lone(open_engine(folder, WAYS[way], prefix_cache=False))
     companies = [
         open_engine(folder, WAYS[way]),
         open_engine(folder, WAYS[way], token_budget=7, max_running=5),
-        open_engine(folder, WAYS[way], token_budget=24, max_running=3, kv_dtype="auto"),
+        open_engine(folder, WAYS[way], token_budget=24, max_running=3),
     ]
     # A pool that is too small for all of them at once: they preempt each other.
     companies[1]._open(12)

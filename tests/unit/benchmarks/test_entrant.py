@@ -34,10 +34,10 @@ def test_what_is_missing_is_named(name: str, options: Namespace, missing: str) -
     assert entrant(name, options).missing == missing
 
 
-def test_the_paged_engine_is_told_its_precision() -> None:
+def test_the_paged_engine_is_told_its_dtype() -> None:
     argv = entrant("paged-int8", NOTHING).argv(MODEL, WORK)
 
-    assert argv == [sys.executable, "-m", "benchmarks.engines.paged", "model", "work.json", "--precision", "int8"]
+    assert argv == [sys.executable, "-m", "benchmarks.engines.paged", "model", "work.json", "--dtype", "int8"]
 
 
 def test_vllm_runs_under_its_own_interpreter() -> None:
