@@ -51,13 +51,14 @@ async def run(client: httpx.AsyncClient, items: Sequence[Item]) -> Recording:
         async with client.stream("POST", "/completion", json=body) as response:
             response.raise_for_status()
             async for line in response.aiter_lines():
-                if line.startswith("error:"):
-                    raise RuntimeError(f"llama.cpp's server refused request {index}: {line}")
-                if line.startswith("data:"):
-                    # Counted by what the event says: tokens whose characters are not complete come with the next one.
-                    predicted = json.loads(line.removeprefix("data:"))["tokens_predicted"]
-                    recording.note(index, predicted - seen)
-                    seen = predicted
+                if not line.startswith("data:"):
+                    continue
+                event = json.loads(line.removeprefix("data:"))
+                if "tokens_predicted" not in event:
+                    raise RuntimeError(f"llama.cpp's server gave up request {index}: {line}")
+                # Counted by what the event says: a token that ends within a character comes with the next one.
+                recording.note(index, event["tokens_predicted"] - seen)
+                seen = event["tokens_predicted"]
 
     async with asyncio.TaskGroup() as group:
         for index, item in enumerate(items):

@@ -2,6 +2,9 @@
 
 PYTHON is that of an environment with vLLM; this project is not installed there, its folder is on PYTHONPATH.
 Its engine is stepped here as its own `LLM.generate` does, in order to see each token when it comes. Prefix caching is off, as everybody's.
+
+Left alone it computes on all cores but one, which it keeps for its scheduler; VLLM_CPU_NUM_OF_RESERVED_CPU=0 in the environment gives it
+that one too.
 """
 
 import importlib.util
