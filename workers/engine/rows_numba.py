@@ -55,13 +55,15 @@ def _spread(x: Any, stages: int, greatest: Any, threads: int, out: Any, scales: 
             for _ in range(stages // 2):
                 _butterflies(here, there, width // 2)
                 _butterflies(there, here, width // 2)
-            top = np.float32(1e-30)
+            top, total = np.float32(1e-30), np.float32(0.0)
             for j in range(width):
                 top = max(top, abs(here[j]))
+                total += here[j]
             factor = greatest / top
             for j in range(width):
                 out[i, j] = here[j] * factor
-            scales[i, 0] = top / greatest
+            # Rounding to integers would make some number of what is none.
+            scales[i, 0] = top / greatest if np.isfinite(total) else np.float32(np.nan)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
