@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from headrace.cursor import LogPosition
+from headrace.logprobs import Logprobs
 from headrace.request import Lane, Request
 from headrace.state import State
 
@@ -53,10 +54,11 @@ class Job:
     request: Request
     state: State
     reason: str
-    """Why it ended ("stop", "length", "cancelled", "deadline", an error's text); empty while live."""
+    """Why it ended ("stop", "length", "cancelled", "deadline", an error's text); empty while live. Of a job that is done with several
+    choices, the finish reason of each in turn: "stop,length"."""
     epoch: int
     committed: int
-    """Tokens in the log."""
+    """Tokens in the log, of all choices."""
     crashes: int
     """Workers that died with it since it last made progress."""
     cancel_requested: bool
@@ -76,6 +78,10 @@ class LogEntry:
     token_ids: tuple[int, ...] = ()
     text: str = ""
     """What these tokens add to the visible text; may be empty while the detokenizer holds text back."""
+    logprobs: tuple[Logprobs, ...] = ()
+    """One for each token, if the request asked for them."""
+    prompt_logprobs: tuple[Logprobs, ...] = ()
+    """One for each prompt token but the first, if the request asked for them: with the first tokens of each choice."""
     end: State | None = None
     reason: str = ""
 
@@ -98,7 +104,7 @@ class Load:
     running: int
     delayed: int
     cost: int
-    """Token cost of all live jobs (prompt + max_tokens)."""
+    """Token cost of all live jobs (prompt + max_tokens, for each choice)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +223,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Append:
-    """Tokens of one job from one engine step. `start` is the count committed before it."""
+    """Tokens of one choice of a job from one engine step. `start` is the count the job had committed before it, all choices together."""
 
     job_id: str
     epoch: int
@@ -225,6 +231,8 @@ class Append:
     token_ids: tuple[int, ...]
     text: str
     choice: int = 0
+    logprobs: tuple[Logprobs, ...] = ()
+    prompt_logprobs: tuple[Logprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +278,10 @@ class WorkQueue(Protocol):
         """Lease the best jobs of the lanes, the first lane first, tenants within a lane by fairness, a tenant's own by arrival. Suspects
         are not among them.
 
-        Stops at `max_jobs`, or before the job whose prompt + committed tokens would exceed what is left of `max_tokens`: nothing behind it
-        is taken in its place, so no large job starves. Each lease gets a new epoch. The same `nonce` from the same worker answers with the
-        jobs of the first call that are still under its lease and epoch, and leases nothing more.
+        Stops at `max_jobs`, or before the job whose prompt + committed tokens would exceed what is left of `max_tokens` (a prompt counts
+        once for each choice): nothing behind it is taken in its place, so no large job starves. Each lease gets a new epoch. The same
+        `nonce` from the same worker answers with the jobs of the first call that are still under its lease and epoch, and leases nothing
+        more.
         """
         ...
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from headrace.logprobs import Logprobs
 from headrace.request import Sampling
 from headrace.state import Fault
 
 
 class FinishReason(StrEnum):
     STOP = "stop"
-    """End-of-text token or a stop string."""
+    """End-of-text token, stop token or stop string."""
     LENGTH = "length"
     """max_tokens reached."""
     ERROR = "error"
@@ -22,7 +23,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRequest:
-    """One sequence to generate.
+    """One sequence to generate. `sampling.n` is none of the engine's business: the worker adds a request for each choice.
 
     `committed_ids` are tokens that an earlier run generated and that are already with the client: generation continues behind them, the
     detokenizer, the stop matcher and the sampler as if it had never been interrupted. If they already meet a stop condition, the engine
@@ -35,15 +36,22 @@ class EngineRequest:
     committed_ids: tuple[int, ...] = ()
     priority: int = 0
     """Lower is more urgent."""
+    choice: int = 0
+    """Which of the job's answers this is. A draw is keyed by (seed, choice, position), so choices differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
-    """What one step added to one request. An end-of-text token is among `token_ids` and adds no text."""
+    """What one step added to one request. An end-of-text or stop token is among `token_ids` and adds no text."""
 
     request_id: str
     token_ids: tuple[int, ...] = ()
     text: str = ""
+    logprobs: tuple[Logprobs, ...] = ()
+    """One for each of `token_ids` where `sampling.logprobs` is set, else none. As many alternatives as it says."""
+    prompt_logprobs: tuple[Logprobs, ...] = ()
+    """One for each prompt token but the first, where `sampling.prompt_logprobs` is set: with the first token that is generated, so never of
+    a request with `committed_ids`."""
     finish: FinishReason | None = None
     fault: Fault | None = None
     """Of an ERROR. None: the request can never run, as `error` says."""

@@ -75,7 +75,7 @@ class MemoryQueue:
             tenant=request.tenant,
             model=request.model,
             lane=request.lane,
-            prompt=len(request.prompt_ids),
+            room=request.room,
             cost=request.cost,
             accepted_ms=now,
             deadline_ms=now + submission.ttl_ms,
@@ -164,10 +164,10 @@ class MemoryQueue:
             return known
         taken: list[Record] = []
         for job in self._heads(now, lanes, models, max_jobs + rules.HEADS_PER_CLAIM):
-            if len(taken) == max_jobs or job.prompt + job.committed > max_tokens:
+            if len(taken) == max_jobs or job.room + job.committed > max_tokens:
                 break
             self._lease(job, worker, now, lease_ms)
-            max_tokens -= job.prompt + job.committed
+            max_tokens -= job.room + job.committed
             taken.append(job)
         return self._remember(worker, nonce, now, lease_ms, taken)
 

@@ -40,7 +40,7 @@ class Record:
     tenant: str
     model: str
     lane: Lane
-    prompt: int
+    room: int
     cost: int
     accepted_ms: int
     deadline_ms: int
@@ -93,7 +93,14 @@ class Record:
     def write(self, append: Append) -> bool:
         """Put the tokens into the log, or find exactly them there. False: the caller disagrees with the log."""
         position = LogPosition(append.epoch, append.start + len(append.token_ids))
-        entry = LogEntry(position=position, choice=append.choice, token_ids=append.token_ids, text=append.text)
+        entry = LogEntry(
+            position=position,
+            choice=append.choice,
+            token_ids=append.token_ids,
+            text=append.text,
+            logprobs=append.logprobs,
+            prompt_logprobs=append.prompt_logprobs,
+        )
         if append.start != self.committed:
             return entry in self.log
         self.log.append(entry)

@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager
 from itertools import chain
 from typing import Any, Protocol, Self, TypeVar
 
-import orjson
 from pydantic import TypeAdapter
 
 from headrace.cursor import LogPosition
@@ -19,6 +18,7 @@ from headrace.ids import is_job_id, shard_of
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.doorbell import doorbell
+from headrace.queues.entry import decode_append, encode_append
 from headrace.queues.rules import Bound, QueueLimits
 from headrace.queues.server import Command, Library, Server
 from headrace.request import Lane, decode_request, encode_request
@@ -83,7 +83,7 @@ class RedisQueue:
             "accept",
             *(request.id, request.tenant, request.model, request.lane, int(request.attended)),
             *(int(key is not None), key or "", submission.body_hash),
-            *(len(request.prompt_ids), request.cost, submission.ttl_ms, limits.viewer_grace_ms),
+            *(request.room, request.cost, submission.ttl_ms, limits.viewer_grace_ms),
             *(rules.limit_of(bound, limits) for bound in Bound),
             encode_request(request),
         )
@@ -190,7 +190,7 @@ class RedisQueue:
             budget = (lease_ms, max_jobs - len(claims), max_tokens)
             stuck, taken = await self._call(shard, "claim", worker, nonce_there, *budget, len(models), *models, *lanes_there)
             new = await self._claims(taken)
-            max_tokens -= sum(len(claim.request.prompt_ids) + claim.committed for claim in new)
+            max_tokens -= sum(claim.request.room + claim.committed for claim in new)
             claims += new
             if stuck or len(claims) >= max_jobs:
                 break
@@ -213,8 +213,7 @@ class RedisQueue:
         rules.check_appends(appends)
 
         def arguments(one: Append) -> Command:
-            data = orjson.dumps((one.choice, one.token_ids, one.text))
-            return one.job_id, one.epoch, one.start, len(one.token_ids), data
+            return one.job_id, one.epoch, one.start, len(one.token_ids), encode_append(one)
 
         return await self._verdicts("append", appends, arguments)
 
@@ -392,5 +391,4 @@ def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> LogEntry:
     position = LogPosition(int(epoch), int(n))
     if b"end" in fields:
         return LogEntry(position=position, end=State(fields[b"end"].decode()), reason=fields[b"why"].decode())
-    choice, token_ids, text = orjson.loads(fields[b"d"])
-    return LogEntry(position=position, choice=choice, token_ids=tuple(token_ids), text=text)
+    return decode_append(position, fields[b"d"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.ids import new_job_id
 from headrace.ports import Submission
@@ -36,7 +37,10 @@ def make_request(
     attended: bool = False,
     stream: bool = False,
     include_usage: bool = False,
+    echo: bool = False,
+    **sampling: Any,
 ) -> Request:
+    """`sampling`: fields of `Sampling` by name."""
     return Request(
         id=job_id or new_job_id(shard, 1_700_000_000_000),
         tenant=tenant,
@@ -44,11 +48,12 @@ def make_request(
         endpoint=endpoint,
         lane=lane,
         prompt_ids=tuple(prompt_ids),
-        sampling=Sampling(max_tokens=max_tokens, seed=0),
+        sampling=Sampling(**{"max_tokens": max_tokens, "seed": 0, **sampling}),
         created=1_700_000_000,
         stream=stream,
         attended=attended,
         include_usage=include_usage,
+        echo=echo,
     )
 
 

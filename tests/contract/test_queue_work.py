@@ -1,9 +1,11 @@
 """What `headrace/ports.py` promises to workers, for every adapter: claiming, appending, ending."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from headrace.logprobs import Logprobs
 from headrace.ports import START, Append, Finish, Verdict
 from headrace.request import Lane
 from headrace.state import State
@@ -76,6 +78,11 @@ class TestClaim:
         await bench.submit(prompt_ids=range(1), lane=Lane.BATCH)
         assert await bench.claim(max_tokens=49) == []
 
+    async def test_a_prompt_counts_once_for_each_choice(self, bench: Bench) -> None:
+        job_id = await bench.submit(prompt_ids=range(10), n=3)
+        assert await bench.claim(max_tokens=29) == []
+        assert [claim.request.id for claim in await bench.claim(max_tokens=30)] == [job_id]
+
     async def test_committed_tokens_count_against_the_budget(self, bench: Bench) -> None:
         job_id = await bench.submit(prompt_ids=range(10))
         await bench.claim()
@@ -130,6 +137,33 @@ class TestAppend:
         assert await bench.append(job_id, 1, 0, 2) is Verdict.OK
         assert await bench.append(job_id, 1, 2, 1) is Verdict.OK
         assert (await bench.queue.get("alice", job_id)).committed == 3
+
+    async def test_choices_in_turn_each_with_its_logprobs(self, bench: Bench) -> None:
+        job_id = await bench.submit(n=2, logprobs=2)
+        await bench.claim()
+        told = (Logprobs(-0.25, ((9, -0.25), (4, -1.5))), Logprobs(-3.0))
+        appends = [
+            Append(job_id=job_id, epoch=1, start=0, choice=0, token_ids=(9, 8), text="a", logprobs=told, prompt_logprobs=told[1:]),
+            Append(job_id=job_id, epoch=1, start=2, choice=1, token_ids=(7,), text="b"),
+            Append(job_id=job_id, epoch=1, start=3, choice=0, token_ids=(6,), text="", logprobs=told[:1]),
+        ]
+        for _ in range(2):  # the second time they are all there
+            assert await bench.queue.append(appends) == [Verdict.OK] * 3
+        log = await bench.queue.read_log("alice", job_id, START, 10)
+        assert [(entry.position, entry.choice, entry.token_ids, entry.text) for entry in log] == [
+            ((1, 2), 0, (9, 8), "a"),
+            ((1, 3), 1, (7,), "b"),
+            ((1, 4), 0, (6,), ""),
+        ]
+        assert [entry.logprobs for entry in log] == [told, (), told[:1]]
+        assert [entry.prompt_logprobs for entry in log] == [told[1:], (), ()]
+
+    async def test_a_repeat_with_other_logprobs_is_a_gap(self, bench: Bench) -> None:
+        job_id = await bench.submit(logprobs=0)
+        await bench.claim()
+        first = Append(job_id=job_id, epoch=1, start=0, token_ids=(1,), text="", logprobs=(Logprobs(-1.0),))
+        assert await bench.queue.append([first]) == [Verdict.OK]
+        assert await bench.queue.append([replace(first, logprobs=(Logprobs(-2.0),))]) == [Verdict.GAP]
 
     async def test_a_repeat_is_ok_and_writes_nothing(self, bench: Bench) -> None:
         job_id = await bench.submit()

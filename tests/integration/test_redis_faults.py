@@ -337,7 +337,7 @@ class TestRefusedWrites:
         for one in (new, known):
             await queue.accept(one)
         body = await raw.get(f"headrace:{{00}}:body:{new.request.id}")
-        await raw.set(f"headrace:{{00}}:body:{new.request.id}", body.replace('"v":1', '"v":2'))
+        await raw.set(f"headrace:{{00}}:body:{new.request.id}", body.replace('"v":1', '"v":3'))
         assert [job_id for job_id, _ in await claim(queue)] == [known.request.id]
         await raw.set(f"headrace:{{00}}:body:{new.request.id}", body)
         assert (await queue.get(new.request.tenant, new.request.id)).state is State.DELAYED

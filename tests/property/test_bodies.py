@@ -53,7 +53,7 @@ def test_any_json_makes_a_draft_or_a_named_error(body: dict[str, Any], path: str
         assert envelope.keys() == {"message", "type", "param", "code"}
         assert len(envelope["message"]) < 500
     else:
-        stored = make_request(prompt_ids=made.prompt_ids).model_copy(update={"sampling": made.sampling})
+        stored = make_request(prompt_ids=made.prompt_ids, **made.sampling.model_dump())
         assert encode_request(stored)
 
 

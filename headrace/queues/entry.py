@@ -1,0 +1,31 @@
+"""Field `d` of a log entry in the store: [choice, token ids, text], then, where there are any, the log-probabilities of these tokens and
+those of the prompt. Readers of version 1 know the first three, and never read the log of a job that has more.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from headrace.cursor import LogPosition
+from headrace.logprobs import Logprobs
+from headrace.ports import Append, LogEntry
+
+
+def encode_append(append: Append) -> bytes:
+    """Equal appends give equal bytes."""
+    told = (append.logprobs, append.prompt_logprobs) if append.logprobs or append.prompt_logprobs else ()
+    # orjson writes no subclass of tuple, as `Logprobs` is, unless it is told how.
+    return orjson.dumps((append.choice, append.token_ids, append.text, *told), default=tuple)
+
+
+def decode_append(position: LogPosition, data: bytes) -> LogEntry:
+    choice, token_ids, text, *told = orjson.loads(data)
+    logprobs, prompt_logprobs = map(_read, told or ((), ()))
+    return LogEntry(
+        position=position, choice=choice, token_ids=tuple(token_ids), text=text, logprobs=logprobs, prompt_logprobs=prompt_logprobs
+    )
+
+
+def _read(told: Sequence[Any]) -> tuple[Logprobs, ...]:
+    return tuple(Logprobs(chosen, tuple((token, logprob) for token, logprob in top)) for chosen, top in told)
