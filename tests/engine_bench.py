@@ -172,12 +172,7 @@ def modelled(name: str, checkpoint: Path, ending: tuple[int, ...], **settings: o
 @contextmanager
 def upstream(checkpoint: Path, ending: tuple[int, ...], data: Path) -> Iterator[Subject]:
     """Our own server as another's upstream, all of its processes."""
-    environ = {
-        "HEADRACE_MODEL": str(checkpoint),
-        "HEADRACE_MODEL_NAME": MODEL_NAME,
-        "HEADRACE_KV_MEMORY_MB": "1",
-        "HEADRACE_BLOCK_SIZE": "8",
-    }
+    environ = {"HEADRACE_MODEL": str(checkpoint), "HEADRACE_MODEL_NAME": MODEL_NAME, "HEADRACE_KV_MEMORY_MB": "1"}
     with running_tree(data, environ) as tree, modelled("openai", checkpoint, ending, upstream_url=f"{tree.url}/v1") as subject:
         yield subject
 
@@ -185,7 +180,7 @@ def upstream(checkpoint: Path, ending: tuple[int, ...], data: Path) -> Iterator[
 def find_ending(checkpoint: Path) -> tuple[int, ...]:
     """See `Subject.ending`."""
     with modelled("paged", checkpoint, ()) as subject:
-        prompts = [(first, second) for first in range(60) for second in (1, 7)]
+        prompts = [(first, second) for first in range(0, 60, 5) for second in (1, 7)]
         asked = [ask(str(i), prompt, greedy(60)) for i, prompt in enumerate(prompts)]
         answers = subject.run(*asked)
     for request in asked:

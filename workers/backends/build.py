@@ -5,10 +5,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from headrace.capabilities import AUTO
+from headrace.capabilities import AUTO, CAPABILITIES
 from headrace.errors import SettingsError
 from headrace.model_folder import ModelFolder
 from headrace.settings import Settings
+from headrace.tokenizer import Tokenizer
+from workers.backends.far import FarEngine, Source
+from workers.backends.runs import Runs
+from workers.engine.config import EngineConfig
 from workers.ports import Engine
 
 logger = logging.getLogger(__name__)
@@ -23,7 +27,7 @@ def build_engine(settings: Settings) -> Engine:
     folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
     name = choose_engine(settings.engine, vllm=_has_vllm(), cuda=lambda: _has_cuda(settings.device))
     logger.info("the engine is %s", name)
-    return _BUILDERS[name](Order(settings, folder))
+    return _BUILDERS[name](Order(name, settings, folder))
 
 
 def choose_engine(setting: str, *, vllm: bool, cuda: Callable[[], bool]) -> str:
@@ -35,6 +39,7 @@ def choose_engine(setting: str, *, vllm: bool, cuda: Callable[[], bool]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Order:
+    name: str
     settings: Settings
     folder: ModelFolder
 
@@ -46,35 +51,54 @@ def _scripted(order: Order) -> Engine:
 
 
 def _paged(order: Order) -> Engine:
-    from workers.engine.config import EngineConfig
     from workers.engine.engine import PagedEngine
 
-    settings = order.settings
-    engine = PagedEngine(
-        EngineConfig(
-            model=order.folder.path,
-            device=settings.device,
-            max_running=settings.max_running,
-            token_budget=settings.token_budget,
-            kv_memory_mb=settings.kv_memory_mb,
-            block_size=settings.block_size,
-        )
-    )
-    check_room(engine, order)
+    engine = PagedEngine(_config(order))
+    check_room(engine.stats().kv_tokens_total, order)
     return engine
 
 
-def check_room(engine: Engine, order: Order) -> None:
+def _config(order: Order) -> EngineConfig:
+    settings = order.settings
+    return EngineConfig(
+        model=order.folder.path,
+        device=settings.device,
+        max_running=settings.max_running,
+        token_budget=settings.token_budget,
+        kv_memory_mb=settings.kv_memory_mb,
+        block_size=settings.block_size,
+    )
+
+
+def check_room(room: int, order: Order) -> None:
     """The API accepts whatever fits the context, and what it accepts must be able to run. Raises SettingsError."""
     context = order.folder.context_length
-    if (room := engine.stats().kv_tokens_total) < context:
+    if room < context:
         raise SettingsError(
             f"HEADRACE_KV_MEMORY_MB={order.settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
             "raise it, or lower HEADRACE_MAX_CONTEXT"
         )
 
 
-_BUILDERS: Mapping[str, Callable[[Order], Engine]] = {"paged": _paged, "scripted": _scripted}
+def _transformers(order: Order) -> Engine:
+    from workers.backends.transformers_source import TransformersSource
+
+    source = TransformersSource(_config(order), order.folder)
+    check_room(source.room, order)
+    return _far(source, order)
+
+
+def _far(source: Source, order: Order) -> Engine:
+    folder, settings = order.folder, order.settings
+    runs = Runs(folder, Tokenizer(folder.tokenizer_file), CAPABILITIES[order.name], max_running=settings.max_running)
+    return FarEngine(source, runs)
+
+
+_BUILDERS: Mapping[str, Callable[[Order], Engine]] = {
+    "paged": _paged,
+    "scripted": _scripted,
+    "transformers": _transformers,
+}
 
 
 def _has_vllm() -> bool:

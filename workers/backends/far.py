@@ -4,7 +4,7 @@ worker's engine thread      add, abort, step: decides who has a place, makes tex
 a thread with an event loop  one task per request that has a place, pulling portions of tokens from the source
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ import psutil
 
 from headrace.state import Fault
 from workers.backends.loop_thread import LoopThread
-from workers.backends.runs import Run, Runs
+from workers.backends.runs import Portion, Run, Runs
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats
 
 
@@ -52,12 +52,16 @@ class Source(Protocol):
     @property
     def device(self) -> str: ...
 
-    async def start(self) -> int:
-        """Load, connect, find out how many tokens it has room for. Raises ModelUnavailable, SettingsError."""
+    async def start(self) -> None:
+        """Load, connect, warm up. Raises ModelUnavailable, SettingsError."""
         ...
 
-    def generate(self, task: Task) -> AsyncIterator[Sequence[int]]:
-        """Portions of token ids, an end-of-text token included, until one of `task.left` or an end-of-text token. To cancel it is to stop it.
+    async def open(self) -> int:
+        """Take the memory that requests need, if `start` did not. For how many tokens there is room then."""
+        ...
+
+    def generate(self, task: Task) -> AsyncIterator[Portion]:
+        """Portions of tokens, `task.left` in all, or up to an end-of-text or stop token, with it. To cancel the iteration is to stop it.
 
         Raises RunFailed. Any other exception means that the source itself is broken.
         """
@@ -77,18 +81,19 @@ class _Place:
 @dataclass(frozen=True, slots=True)
 class _Arrival:
     place: _Place
-    token_ids: Sequence[int] = ()
+    portion: Portion | None = None
     ended: "Future[None] | None" = None
 
 
 class FarEngine:
     """See `workers.ports.Engine`. `step` waits for what arrives.
 
-    A source serves its requests as equals, so this is where the urgent come first: `max_running` of them have a place at the source, and one
-    that is displaced is stopped there and later generated on behind its tokens.
+    A source serves its requests as equals, so this is where the urgent come first: `max_running` of them have a place at the source, and
+    one that is displaced is stopped there and later generated on behind its tokens.
     """
 
     def __init__(self, source: Source, runs: Runs) -> None:
+        """`runs` gets its room when the engine is opened."""
         self._source = source
         self._runs = runs
         self._loop = LoopThread("engine-source")
@@ -98,10 +103,10 @@ class FarEngine:
         self._turns = self._steps = self._preemptions = 0
 
     def warm_up(self) -> None:
-        self._runs.room = self._loop.call(self._source.start())
+        self._loop.call(self._source.start())
 
     def open(self) -> None:
-        """The source has taken its memory when it started."""
+        self._runs.room = self._loop.call(self._source.open())
 
     def add(self, request: EngineRequest) -> None:
         self._runs.admit(request)
@@ -155,8 +160,8 @@ class FarEngine:
         work.add_done_callback(partial(self._tell_end, place))
 
     async def _pull(self, place: _Place) -> None:
-        async for token_ids in self._source.generate(place.task):
-            self._inbox.put(_Arrival(place, token_ids))
+        async for portion in self._source.generate(place.task):
+            self._inbox.put(_Arrival(place, portion))
 
     def _tell_end(self, place: _Place, work: "Future[None]") -> None:
         self._inbox.put(_Arrival(place, ended=work))
@@ -175,13 +180,16 @@ class FarEngine:
         run = arrival.place.run
         if run not in self._places or self._places[run][0] is not arrival.place:
             return
-        if arrival.ended is None:
-            self._runs.advance(run, arrival.token_ids)
+        if arrival.portion is not None:
+            self._runs.advance(run, arrival.portion)
             if run not in self._runs:
                 self._leave(run)
-            return
+        if arrival.ended is not None:
+            self._account_end(run, arrival.ended.exception())
+
+    def _account_end(self, run: Run, error: BaseException | None) -> None:
+        """Of a turn that ended before its run did."""
         del self._places[run]
-        error = arrival.ended.exception()
         if error is None:
             error = RunFailed(Fault.ENGINE_ERROR, f"the engine stopped after {len(run.generated)} tokens, without an end-of-text token")
         if not isinstance(error, RunFailed):

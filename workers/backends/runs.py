@@ -9,11 +9,21 @@ from dataclasses import dataclass, replace
 
 from headrace.capabilities import Capabilities
 from headrace.errors import TokenizerFailed
+from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
 from headrace.state import Fault
 from headrace.tokenizer import Tokenizer
-from workers.engine.output import Output
+from workers.engine.output import Output, Shown
 from workers.ports import Capacity, Delta, EngineRequest, FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Tokens of one request as they arrived. Log-probabilities as in Delta."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[Logprobs] = ()
+    prompt_logprobs: Sequence[Logprobs] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +54,7 @@ class Run:
 class Runs:
     """Also collects the deltas of a step: one per request, however many portions its tokens came in."""
 
-    def __init__(self, folder: ModelFolder, tokenizer: Tokenizer, can: Capabilities, *, max_running: int, room: int) -> None:
+    def __init__(self, folder: ModelFolder, tokenizer: Tokenizer, can: Capabilities, *, max_running: int, room: int = 0) -> None:
         """`room`: tokens of all runs together, and of any one."""
         self._folder = folder
         self._tokenizer = tokenizer
@@ -95,23 +105,34 @@ class Runs:
         self._deltas.pop(request_id, None)
         return self._runs.pop(request_id, None)
 
-    def advance(self, run: Run, token_ids: Sequence[int]) -> None:
+    def advance(self, run: Run, portion: Portion) -> None:
         """Tokens arrived for it. What follows a stop condition is dropped; the run has ended then."""
-        for token_id in token_ids:
-            if not 0 <= token_id < self._folder.vocab_size:
-                self.fail(run, Fault.ENGINE_ERROR, f"token id {token_id} is outside the vocabulary of {self._folder.vocab_size}")
-                return
+        for place, token_id in enumerate(portion.token_ids):
             try:
-                shown = run.output.add(token_id)
+                shown = self._show(run, token_id)
             except TokenizerFailed as error:
                 self.fail(run, Fault.ENGINE_ERROR, str(error))
                 return
             run.generated.append(token_id)
+            self._collect(
+                Delta(
+                    request_id=run.id,
+                    token_ids=(token_id,),
+                    text=shown.text,
+                    logprobs=tuple(portion.logprobs[place : place + 1]),
+                    prompt_logprobs=() if place else tuple(portion.prompt_logprobs),
+                    finish=shown.finish,
+                )
+            )
             if shown.finish:
                 del self._runs[run.id]
-            self._collect(Delta(request_id=run.id, token_ids=(token_id,), text=shown.text, finish=shown.finish))
-            if shown.finish:
                 return
+
+    def _show(self, run: Run, token_id: int) -> Shown:
+        """Raises TokenizerFailed."""
+        if not 0 <= token_id < self._folder.vocab_size:
+            raise TokenizerFailed(f"token id {token_id} is outside the vocabulary of {self._folder.vocab_size}")
+        return run.output.add(token_id)
 
     def fail(self, run: Run, fault: Fault | None, error: str) -> None:
         del self._runs[run.id]
@@ -142,7 +163,13 @@ class Runs:
     def _collect(self, delta: Delta) -> None:
         # The log takes a request's tokens in one piece per step: a second piece would not begin where it stands.
         if (earlier := self._deltas.get(delta.request_id)) is not None:
-            delta = replace(delta, token_ids=earlier.token_ids + delta.token_ids, text=earlier.text + delta.text)
+            delta = replace(
+                delta,
+                token_ids=earlier.token_ids + delta.token_ids,
+                text=earlier.text + delta.text,
+                logprobs=earlier.logprobs + delta.logprobs,
+                prompt_logprobs=earlier.prompt_logprobs + delta.prompt_logprobs,
+            )
         self._deltas[delta.request_id] = delta
 
     def _problem(self, request: EngineRequest) -> str | None:
