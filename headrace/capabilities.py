@@ -48,7 +48,8 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         Capabilities(engine="scripted", priority=False, lacks=frozenset()),
         # Sampled by the same code as paged.
         Capabilities(engine="transformers"),
-        Capabilities(engine="vllm", exact_resume=False),
+        # These count tokens since the run began, so they would forget what was generated before a resumption.
+        Capabilities(engine="vllm", exact_resume=False, lacks=frozenset({"presence_penalty", "frequency_penalty"})),
         Capabilities(engine="openai", exact_resume=False),
     )
 }

@@ -88,6 +88,14 @@ def _transformers(order: Order) -> Engine:
     return _far(source, order)
 
 
+def _vllm(order: Order) -> Engine:
+    from workers.backends.vllm_source import VllmSource
+
+    # Its own default, most of a GPU's memory, is a better one than ours.
+    given = order.settings.kv_memory_mb if "kv_memory_mb" in order.settings.model_fields_set else None
+    return _far(VllmSource(_config(order), order.folder, kv_memory_mb=given), order)
+
+
 def _far(source: Source, order: Order) -> Engine:
     folder, settings = order.folder, order.settings
     runs = Runs(folder, Tokenizer(folder.tokenizer_file), CAPABILITIES[order.name], max_running=settings.max_running)
@@ -98,6 +106,7 @@ _BUILDERS: Mapping[str, Callable[[Order], Engine]] = {
     "paged": _paged,
     "scripted": _scripted,
     "transformers": _transformers,
+    "vllm": _vllm,
 }
 
 
