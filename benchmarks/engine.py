@@ -19,6 +19,7 @@ from headrace.settings import load_settings
 from workers.convert import ensure_folder
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
+from workers.engine.next_token import NextToken
 from workers.engine.planner import Plan
 from workers.engine.runner import Runner
 from workers.ports import EngineRequest
@@ -36,7 +37,7 @@ class Clock:
     def watch(self, runner: Runner) -> None:
         run = runner.run
 
-        def timed(plan: Plan) -> list[int | None]:
+        def timed(plan: Plan) -> list[NextToken | None]:
             start = time.perf_counter()
             result = run(plan)
             seconds = time.perf_counter() - start

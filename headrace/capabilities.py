@@ -46,8 +46,8 @@ CAPABILITIES: Mapping[str, Capabilities] = {
     for one in (
         Capabilities(engine="paged"),
         Capabilities(engine="scripted", priority=False, lacks=frozenset()),
-        # Sampled by the same code as paged.
-        Capabilities(engine="transformers"),
+        # Sampled by the same code as paged, but it tells nothing of the prompt's logits.
+        Capabilities(engine="transformers", lacks=frozenset({"prompt_logprobs"})),
         # These count tokens since the run began, so they would forget what was generated before a resumption.
         Capabilities(engine="vllm", exact_resume=False, lacks=frozenset({"presence_penalty", "frequency_penalty"})),
         Capabilities(engine="openai", exact_resume=False),

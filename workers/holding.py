@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headrace.ports import Finish, Held
+from headrace.ports import Append, Finish, Held, LogEntry
 from headrace.request import Request
 from headrace.state import State
-from workers.ports import Capacity, EngineRequest
+from workers.ports import Capacity, Delta, EngineRequest, FinishReason
 
 
 @dataclass(slots=True)
@@ -20,11 +20,18 @@ class Holding:
     """`committed` when it was claimed."""
     suspect: bool
     """It may have taken other workers down."""
+    ends: dict[int, FinishReason] = field(default_factory=dict)
+    """How each choice has ended that has. Not in the log: the engine finds it again from a choice's tokens."""
 
     @property
     def run_id(self) -> str:
-        """The engine's name for it. A job that was fenced and claimed again is another run, so a delta of the old one fits nothing."""
+        """A job that was fenced and claimed again is another run, so a delta of the old one fits nothing."""
         return f"{self.request.id}@{self.epoch}"
+
+    @property
+    def sequence_ids(self) -> list[str]:
+        """The engine's names for its choices."""
+        return [f"{self.run_id}.{choice}" for choice in range(self.request.sampling.n)]
 
     @property
     def held(self) -> Held:
@@ -33,6 +40,47 @@ class Holding:
     @property
     def progressed(self) -> bool:
         return self.committed > self.resumed_at
+
+    def engine_requests(self, log: Sequence[LogEntry], priority: int) -> list[EngineRequest]:
+        """One for each choice, to go on behind its own tokens in the log."""
+        return [
+            EngineRequest(
+                request_id=sequence_id,
+                prompt_ids=self.request.prompt_ids,
+                sampling=self.request.sampling,
+                committed_ids=tuple(token for entry in log if entry.choice == choice for token in entry.token_ids),
+                priority=priority,
+                choice=choice,
+            )
+            for choice, sequence_id in enumerate(self.sequence_ids)
+        ]
+
+    def appends(self, deltas: Sequence[Delta]) -> list[Append]:
+        """What one step added to its choices, one behind the other."""
+        appends, start = [], self.committed
+        for delta in deltas:
+            append = Append(
+                job_id=self.request.id,
+                epoch=self.epoch,
+                start=start,
+                token_ids=delta.token_ids,
+                text=delta.text,
+                choice=choice_of(delta),
+                logprobs=delta.logprobs,
+                prompt_logprobs=delta.prompt_logprobs,
+            )
+            appends.append(append)
+            start += len(append.token_ids)
+        return appends
+
+    @property
+    def done(self) -> bool:
+        return len(self.ends) == self.request.sampling.n
+
+    @property
+    def reason(self) -> str:
+        """Once it is `done`: the finish reasons in the order of the choices."""
+        return ",".join(self.ends[choice] for choice in sorted(self.ends))
 
     def end(self, state: State, reason: str) -> Finish:
         return Finish(job_id=self.request.id, epoch=self.epoch, committed=self.committed, state=state, reason=reason)
@@ -44,6 +92,15 @@ class Orders:
 
     add: list[EngineRequest] = field(default_factory=list)
     abort: list[str] = field(default_factory=list)
+
+
+def run_of(delta: Delta) -> str:
+    """The `run_id` of the holding whose choice it is about."""
+    return delta.request_id.rpartition(".")[0]
+
+
+def choice_of(delta: Delta) -> int:
+    return int(delta.request_id.rpartition(".")[2])
 
 
 def room_left(capacity: Capacity, ordered: Sequence[EngineRequest]) -> Capacity:

@@ -28,12 +28,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import START, Append, Claim, Doorbell, Verdict, WorkerStatus, WorkQueue
+from headrace.ports import START, Append, Claim, Doorbell, LogEntry, Verdict, WorkerStatus, WorkQueue
 from headrace.request import Lane
 from headrace.state import State, failure
 from workers.engine_thread import EngineThread, Outcome
-from workers.holding import Holding, Orders, room_left
-from workers.ports import Capacity, Delta, EngineRequest, FinishReason
+from workers.holding import Holding, Orders, choice_of, room_left, run_of
+from workers.ports import Capacity, Delta, FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -199,57 +199,52 @@ class Worker:
     async def _take(self, claim: Claim, *, suspect: bool = False) -> None:
         holding = Holding(claim.request, claim.epoch, claim.committed, resumed_at=claim.committed, suspect=suspect)
         self._runs[holding.run_id] = holding
-        committed_ids = await self._committed_ids(holding)
-        if committed_ids is None:
+        log = await self._log(holding)
+        if log is None:
             return  # the drain gives it back
-        if len(committed_ids) != claim.committed:
+        if (found := sum(len(entry.token_ids) for entry in log)) != claim.committed:
             # A log that contradicts its count must not be continued on a guess.
-            logger.error("job %s: its log holds %d tokens, its count says %d", claim.request.id, len(committed_ids), claim.committed)
+            logger.error("job %s: its log holds %d tokens, its count says %d", claim.request.id, found, claim.committed)
             await self._give_back([holding], delay=SUSPECT_DELAY_S)
             return
-        self._orders.add.append(
-            EngineRequest(
-                request_id=holding.run_id,
-                prompt_ids=claim.request.prompt_ids,
-                sampling=claim.request.sampling,
-                committed_ids=committed_ids,
-                priority=LANES.index(claim.request.lane),
-            )
-        )
+        self._orders.add += holding.engine_requests(log, LANES.index(claim.request.lane))
 
-    async def _committed_ids(self, holding: Holding) -> tuple[int, ...] | None:
+    async def _log(self, holding: Holding) -> list[LogEntry] | None:
         """What earlier runs have already given to the client: generation goes on behind it. None if a drain cut the reading short."""
-        ids: list[int] = []
+        log: list[LogEntry] = []
         after = START
-        while len(ids) < holding.committed:
+        while after.n < holding.committed:
             page = await self._persist(partial(self._queue.read_log, holding.request.tenant, holding.request.id, after, LOG_PAGE))
             if page is None:
                 return None
             if not page:
                 break
             after = page[-1].position
-            ids.extend(token for entry in page for token in entry.token_ids)
-        return tuple(ids)
+            log += page
+        return log
 
     # ---- account
 
     async def _account(self, outcome: Outcome) -> None:
         """Commit what a step generated, then end what it ended: one append and one finish call, however many jobs."""
-        await self._append([delta for delta in outcome.deltas if delta.token_ids and delta.request_id in self._runs])
-        await self._finish([delta for delta in outcome.deltas if delta.finish is not None and delta.request_id in self._runs])
+        await self._append([delta for delta in outcome.deltas if delta.token_ids and run_of(delta) in self._runs])
+        await self._finish([delta for delta in outcome.deltas if delta.finish is not None and run_of(delta) in self._runs])
 
     async def _append(self, deltas: Sequence[Delta]) -> None:
         if not deltas:
             return
-        holdings = [self._runs[delta.request_id] for delta in deltas]
-        appends = [
-            Append(job_id=holding.request.id, epoch=holding.epoch, start=holding.committed, token_ids=delta.token_ids, text=delta.text)
-            for holding, delta in zip(holdings, deltas, strict=True)
-        ]
+        of_run: dict[str, list[Delta]] = {}
+        for delta in deltas:
+            of_run.setdefault(run_of(delta), []).append(delta)
+        holdings: list[Holding] = []
+        appends: list[Append] = []
+        for run_id, own in of_run.items():
+            holdings += [self._runs[run_id]] * len(own)
+            appends += self._runs[run_id].appends(own)
         verdicts = await self._persist(partial(self._queue.append, appends))
         if verdicts is None:
             # A drain does not wait for the store. Whether these tokens are in the log is unknown, so nothing may be written behind them.
-            self._uncertain += [self._runs.pop(holding.run_id) for holding in holdings]
+            self._uncertain += [self._runs.pop(run_id) for run_id in of_run]
             return
         for holding, append, verdict in zip(holdings, appends, verdicts, strict=True):
             if verdict in (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE):
@@ -259,15 +254,18 @@ class Worker:
         await self._obey(holdings, verdicts)
 
     async def _finish(self, deltas: Sequence[Delta]) -> None:
-        endings = [(self._runs[delta.request_id], delta) for delta in deltas]
-        await self._end(
-            [
-                (holding, State.FAILED, failure(delta.fault, delta.error))
-                if delta.finish is FinishReason.ERROR
-                else (holding, State.DONE, str(delta.finish))
-                for holding, delta in endings
-            ]
-        )
+        """A job is done when all its choices have ended, and fails with the first that does."""
+        endings: dict[str, tuple[Holding, State, str]] = {}
+        for delta in deltas:
+            holding = self._runs[run_of(delta)]
+            if delta.finish is FinishReason.ERROR:
+                endings.setdefault(holding.run_id, (holding, State.FAILED, failure(delta.fault, delta.error)))
+                self._orders.abort += holding.sequence_ids
+            elif delta.finish is not None:
+                holding.ends[choice_of(delta)] = delta.finish
+            if holding.done:
+                endings[holding.run_id] = (holding, State.DONE, holding.reason)
+        await self._end(list(endings.values()))
 
     async def _end(self, endings: Sequence[tuple[Holding, State, str]]) -> None:
         if not endings:
@@ -284,10 +282,12 @@ class Worker:
         """Do what the store said about each job; an OK asks for nothing."""
         ended: list[tuple[Holding, State, str]] = []
         broken: list[Holding] = []
-        for holding, verdict in zip(holdings, verdicts, strict=True):
+        # A job with several choices is named once for each: it is told the same of all.
+        orders = {holding.run_id: (holding, verdict) for holding, verdict in zip(holdings, verdicts, strict=True)}
+        for holding, verdict in orders.values():
             if verdict is Verdict.OK:
                 continue
-            self._orders.abort.append(holding.run_id)
+            self._orders.abort += holding.sequence_ids
             if verdict is Verdict.CANCEL:
                 ended.append((holding, State.CANCELLED, "cancelled"))
             elif verdict is Verdict.EXPIRE:
@@ -321,7 +321,7 @@ class Worker:
         if await self._persist(partial(self._queue.summon, worker=self._name, models=(self._model,))):
             logger.warning("%d jobs go back to the queue: a suspect waits to run alone", len(self._runs))
             self._giving_way = True
-            self._orders.abort += self._runs
+            self._orders.abort += [sequence_id for holding in self._runs.values() for sequence_id in holding.sequence_ids]
             await self._give_back(list(self._runs.values()), delay=0.0)
 
     def _status(self, outcome: Outcome) -> WorkerStatus:

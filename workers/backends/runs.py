@@ -13,7 +13,7 @@ from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
 from headrace.state import Fault
 from headrace.tokenizer import Tokenizer
-from workers.engine.output import Output, Shown
+from workers.engine.output import Output, Shown, end_ids_of
 from workers.ports import Capacity, Delta, EngineRequest, FinishReason
 
 
@@ -86,7 +86,7 @@ class Runs:
         if problem := self._problem(request):
             self._collect(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=problem))
             return None
-        output = Output(request.sampling, self._tokenizer, self._folder.eos_ids)
+        output = Output(request.sampling, self._tokenizer, end_ids_of(request.sampling, self._folder.eos_ids))
         try:
             finish = output.replay(request.committed_ids)
         except TokenizerFailed as error:
@@ -184,7 +184,8 @@ class Runs:
         if prompt + answer > self.room:
             return f"prompt ({prompt} tokens) and max_tokens ({answer}) exceed the engine's room for {self.room} tokens"
         vocabulary = self._folder.vocab_size
-        outside = next((i for i in (*request.prompt_ids, *request.committed_ids) if not 0 <= i < vocabulary), None)
+        named = (*request.prompt_ids, *request.committed_ids, *(token for token, _ in request.sampling.logit_bias))
+        outside = next((i for i in named if not 0 <= i < vocabulary), None)
         if outside is not None:
             return f"token id {outside} is outside the vocabulary of {vocabulary}"
         return None

@@ -1,4 +1,4 @@
-"""An engine that computes nothing: its tokens are a pure function of prompt and position.
+"""An engine that computes nothing: its tokens are a pure function of prompt, position and choice.
 
 Tests of the worker loop, of recovery and of the queue's own cost run on it: a resumed run must go on exactly where the log ends, and
 whatever time passes is the queue's.
@@ -7,22 +7,28 @@ whatever time passes is the queue's.
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from workers.engine.output import Output
+from headrace.logprobs import Logprobs
+from workers.engine.output import Output, end_ids_of
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
 
 
-def token_at(prompt_ids: Sequence[int], position: int) -> int:
-    """The token at `position` (0 is the first generated one) of the answer to a prompt."""
-    return (sum(prompt_ids) * 31 + position * 7) % 1_000
+def token_at(prompt_ids: Sequence[int], position: int, choice: int = 0) -> int:
+    """The token at `position` (0 is the first generated one) of an answer to a prompt."""
+    return (sum(prompt_ids) * 31 + position * 7 + choice * 13) % 1_000
+
+
+def logprobs_of(token_ids: Sequence[int], top: int) -> tuple[Logprobs, ...]:
+    """Any token is as likely as it is small, and so are its `top` neighbours."""
+    return tuple(Logprobs(-token / 8, tuple((token + i, -token / 8 - i) for i in range(top))) for token in token_ids)
 
 
 def text_of(token_ids: Sequence[int]) -> str:
     return "".join(f"<{token}>" for token in token_ids)
 
 
-def answer_to(prompt_ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
+def answer_to(prompt_ids: Sequence[int], max_tokens: int, choice: int = 0) -> tuple[int, ...]:
     """The whole answer."""
-    return tuple(token_at(prompt_ids, position) for position in range(max_tokens))
+    return tuple(token_at(prompt_ids, position, choice) for position in range(max_tokens))
 
 
 class ScriptTokenizer:
@@ -60,7 +66,7 @@ class ScriptedEngine:
         """Nothing to take."""
 
     def add(self, request: EngineRequest) -> None:
-        output = Output(request.sampling, ScriptTokenizer(), self._eos_ids)
+        output = Output(request.sampling, ScriptTokenizer(), end_ids_of(request.sampling, self._eos_ids))
         if (prompt := len(request.prompt_ids)) > self._max_tokens:
             error = f"prompt ({prompt} tokens) exceeds the engine's room for {self._max_tokens} tokens"
             self._early.append(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=error))
@@ -103,10 +109,16 @@ class ScriptedEngine:
         request = run.request
         if request.prompt_ids[0] < 0 and run.position > 0:
             return Delta(request_id=request.request_id, finish=FinishReason.ERROR, error="the script says so")
-        token_id = token_at(request.prompt_ids, run.position)
+        token_id, top = token_at(request.prompt_ids, run.position, request.choice), request.sampling.logprobs
         run.position += 1
         shown = run.output.add(token_id)
-        return Delta(request_id=request.request_id, token_ids=(token_id,), text=shown.text, finish=shown.finish)
+        return Delta(
+            request_id=request.request_id,
+            token_ids=(token_id,),
+            text=shown.text,
+            logprobs=() if top is None else logprobs_of((token_id,), top),
+            finish=shown.finish,
+        )
 
     def close(self) -> None:
         """Holds nothing."""

@@ -5,7 +5,7 @@ act as they do in our own engine.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,14 +20,18 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import FutureRequestState, GenerationOutput, RequestState, RequestStatus
 
 from headrace.errors import ModelUnavailable, SettingsError
+from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
 from headrace.state import Fault
 from workers.backends.far import RunFailed, Task
 from workers.backends.runs import Portion
 from workers.engine.config import EngineConfig
+from workers.engine.logit_rules import LogitRules
+from workers.engine.next_token import next_tokens
+from workers.engine.output import end_ids_of
 from workers.engine.runner import choose_device
-from workers.engine.sampler import Draw, sample
+from workers.engine.sampler import Draw
 from workers.ports import EngineRequest
 
 WARM_UP_BLOCKS = 4
@@ -45,6 +49,7 @@ class TransformersSource:
         self._blocks = config.kv_memory_mb * 2**20 // block_bytes
         if self._blocks < 1:
             raise SettingsError(f"HEADRACE_KV_MEMORY_MB={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+        self._eos_ids = frozenset(token for token in folder.eos_ids if token < folder.vocab_size)
         self._choosing = Choosing()
         self._manager: Any = None  # the library's own, whose methods have no types
 
@@ -70,29 +75,35 @@ class TransformersSource:
         return self.room
 
     async def generate(self, task: Task) -> AsyncIterator[Portion]:
+        manager, choosing = self._manager, self._choosing
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
-        self._manager.register_result_handler(task.name, outputs.put_nowait)
-        origin = Origin(task.request.sampling, task.request.choice, len(task.request.prompt_ids))
+        manager.register_result_handler(task.name, outputs.put_nowait)
+        heard = 0
         try:
-            added = self._manager.add_request(
-                task.tokens, request_id=task.name, max_new_tokens=task.left, streaming=True, eos_token_id=NO_TOKEN, origin=origin
+            added = manager.add_request(
+                task.tokens,
+                request_id=task.name,
+                max_new_tokens=task.left,
+                streaming=True,
+                eos_token_id=NO_TOKEN,
+                origin=Origin.of(task.request, end_ids_of(task.request.sampling, self._eos_ids)),
             )
             if added is None:
-                raise RuntimeError(f"transformers takes no request: {self._manager.background_thread_status.fatal_error}")
-            heard = 0
+                raise RuntimeError(f"transformers takes no request: {manager.background_thread_status.fatal_error}")
             while heard < task.left:
                 output = await outputs.get()
                 if output.status is RequestStatus.FAILED:
                     # It fails requests only all at once, when its loop has died.
                     raise RuntimeError(f"transformers' generation loop ended: {output.error}")
-                new, heard = output.generated_tokens[heard:], len(output.generated_tokens)
-                if task.name in self._choosing.unsound:
+                if task.name in choosing.unsound:
                     raise RunFailed(Fault.ENGINE_ERROR, "the model's output for this request is not a number")
-                yield Portion(new)
+                new = slice(heard, len(output.generated_tokens))
+                heard = new.stop
+                yield Portion(output.generated_tokens[new], choosing.told.get(task.name, [])[new])
         finally:
-            self._choosing.unsound.discard(task.name)
-            self._manager.output_router.result_handlers.pop(task.name, None)
-            self._manager.cancel_request(task.name)
+            manager.cancel_request(task.name)
+            manager.output_router.result_handlers.pop(task.name, None)
+            choosing.forget(task.name)
 
     async def close(self) -> None:
         if self._manager is not None:
@@ -121,13 +132,28 @@ class TransformersSource:
         self._manager = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
-    """What is not in the library's own record of a request."""
+    """What is not in the library's own record of a request. The library copies it with that record."""
 
     sampling: Sampling
     choice: int
     prompt_length: int
+    rules: LogitRules | None
+    position: int
+    """Tokens generated that the rules know of."""
+
+    @classmethod
+    def of(cls, request: EngineRequest, end_ids: Set[int]) -> "Origin":
+        rules = LogitRules.of(request.sampling, end_ids, prompt_ids=request.prompt_ids, generated_ids=request.committed_ids)
+        return cls(request.sampling, request.choice, len(request.prompt_ids), rules, len(request.committed_ids))
+
+    def draw_behind(self, tokens: Sequence[int]) -> Draw:
+        """The next token's, behind the prompt and all that was generated."""
+        for token in tokens[self.prompt_length + self.position :] if self.rules else ():
+            self.rules.add(token)
+        self.position = len(tokens) - self.prompt_length
+        return Draw(self.sampling, self.position, self.choice, self.rules)
 
 
 class Choosing(ContinuousBatchingLogitsProcessor):
@@ -141,29 +167,38 @@ class Choosing(ContinuousBatchingLogitsProcessor):
         self._names: list[str] = []
         self.unsound: set[str] = set()
         """Requests whose logits were not numbers."""
+        self.told: dict[str, list[Logprobs]] = {}
+        """Of each token of the requests that ask for them."""
+
+    def forget(self, name: str) -> None:
+        self.unsound.discard(name)
+        self.told.pop(name, None)
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: Sequence[FutureRequestState]) -> Tensor:
         states = [request.state for request in requests_with_new_token]
-        self._draws = [_draw(state) for state in states]
+        # Initial tokens grow when a request is taken out of a full cache: they are all that was known when it was put in last.
+        self._draws = [_origin(state).draw_behind(state.initial_tokens + state.generated_tokens) for state in states]
         self._names = [state.request_id for state in states]
         return torch.zeros(len(states), dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
         """(S, vocab) → the same, zero at the chosen token and −∞ elsewhere."""
-        tokens = sample(scores, self._draws)
-        self.unsound.update(name for name, token in zip(self._names, tokens, strict=True) if token is None)
-        chosen = torch.tensor([token or 0 for token in tokens], device=scores.device)
+        tokens = next_tokens(scores, self._draws)
+        for name, token in zip(self._names, tokens, strict=True):
+            if token is None:
+                self.unsound.add(name)
+            elif token.logprobs is not None:
+                self.told.setdefault(name, []).append(token.logprobs)
+        chosen = torch.tensor([0 if token is None else token.id for token in tokens], device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
 
 
-def _draw(state: RequestState) -> Draw:
+def _origin(state: RequestState) -> Origin:
     origin: Origin = state.logit_processor_kwargs["origin"]
-    # Its initial tokens grow when it is taken out of a full cache: they are all that was known when it was put in last.
-    position = len(state.initial_tokens) + state.generated_len() - origin.prompt_length
-    return Draw(origin.sampling, position, origin.choice)
+    return origin
 
 
 def _load(folder: ModelFolder, device: torch.device) -> Any:

@@ -19,6 +19,7 @@ from workers.backends.far import RunFailed, Task
 from workers.backends.runs import Portion
 from workers.backends.seeds import seed_from
 from workers.engine.config import EngineConfig
+from workers.engine.output import end_ids_of
 
 
 class VllmSource:
@@ -93,7 +94,6 @@ class VllmSource:
 
     def _params(self, task: Task) -> SamplingParams:
         sampling, committed = task.request.sampling, len(task.committed)
-        ends = set(sampling.stop_token_ids) if sampling.ignore_eos else {*self._folder.eos_ids, *sampling.stop_token_ids}
         return SamplingParams(
             max_tokens=task.left,
             min_tokens=max(0, min(sampling.min_tokens - committed, task.left)),
@@ -106,7 +106,7 @@ class VllmSource:
             seed=seed_from(sampling.seed, task.request.choice, committed),
             # Which tokens end an answer is told by the model's folder, as for every engine.
             ignore_eos=True,
-            stop_token_ids=sorted(ends),
+            stop_token_ids=sorted(end_ids_of(sampling, self._folder.eos_ids)),
             logprobs=sampling.logprobs,
             prompt_logprobs=sampling.logprobs if sampling.prompt_logprobs and not committed else None,
             detokenize=False,

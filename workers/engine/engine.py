@@ -12,7 +12,9 @@ from headrace.state import Fault
 from headrace.tokenizer import Tokenizer
 from workers.engine.block_pool import BlockPool
 from workers.engine.config import EngineConfig
-from workers.engine.output import Output
+from workers.engine.logit_rules import LogitRules
+from workers.engine.next_token import NextToken
+from workers.engine.output import Output, end_ids_of
 from workers.engine.planner import Plan, Planner
 from workers.engine.runner import OutOfMemory, Runner
 from workers.engine.sequence import Sequence
@@ -64,7 +66,8 @@ class PagedEngine:
         if problem:
             self._early.append(Delta(request_id=request.request_id, finish=FinishReason.ERROR, error=problem))
             return
-        output = Output(request.sampling, self._tokenizer, self._folder.eos_ids)
+        end_ids = end_ids_of(request.sampling, self._folder.eos_ids)
+        output = Output(request.sampling, self._tokenizer, end_ids)
         try:
             finish = output.replay(request.committed_ids)
         except TokenizerFailed as error:
@@ -84,6 +87,13 @@ class PagedEngine:
                 sampling=request.sampling,
                 priority=request.priority,
                 arrival=self._arrivals,
+                choice=request.choice,
+                rules=LogitRules.of(
+                    request.sampling,
+                    {token for token in end_ids if 0 <= token < self._folder.vocab_size},
+                    prompt_ids=request.prompt_ids,
+                    generated_ids=request.committed_ids,
+                ),
             )
         )
 
@@ -153,30 +163,32 @@ class PagedEngine:
         if not self._planner.fits(prompt + answer):
             pool = self._runner.blocks * self._block_size
             return f"prompt ({prompt} tokens) and max_tokens ({answer}) exceed the KV cache of {pool} tokens"
-        outside = next((i for i in (*request.prompt_ids, *request.committed_ids) if not 0 <= i < self._folder.vocab_size), None)
+        named = (*request.prompt_ids, *request.committed_ids, *(token for token, _ in request.sampling.logit_bias))
+        outside = next((i for i in named if not 0 <= i < self._folder.vocab_size), None)
         if outside is not None:
             return f"token id {outside} is outside the vocabulary of {self._folder.vocab_size}"
         return None
 
-    def _account(self, plan: Plan, tokens: list[int | None]) -> list[Delta]:
+    def _account(self, plan: Plan, tokens: list[NextToken | None]) -> list[Delta]:
         self._steps += 1
         self._preemptions += len(plan.preempted)
         self._planner.account(plan)
         sampled = (row.sequence_id for row in plan.rows if row.sampling is not None)
         return [self._accept(request_id, token) for request_id, token in zip(sampled, tokens, strict=True)]
 
-    def _accept(self, request_id: str, token_id: int | None) -> Delta:
+    def _accept(self, request_id: str, token: NextToken | None) -> Delta:
         """One new token of one request; None if the model computed nonsense for it."""
-        if token_id is None:
+        if token is None:
             return self._fail(request_id, Fault.ENGINE_ERROR, "the model's output for this request is not a number")
         try:
-            shown = self._outputs[request_id].add(token_id)
+            shown = self._outputs[request_id].add(token.id)
         except TokenizerFailed as error:
             return self._fail(request_id, Fault.ENGINE_ERROR, str(error))
-        self._planner[request_id].tokens.append(token_id)
+        self._planner[request_id].append(token.id)
         if shown.finish:
             self._forget(request_id)
-        return Delta(request_id=request_id, token_ids=(token_id,), text=shown.text, finish=shown.finish)
+        logprobs = () if token.logprobs is None else (token.logprobs,)
+        return Delta(request_id=request_id, token_ids=(token.id,), text=shown.text, logprobs=logprobs, finish=shown.finish)
 
     def _yield_to(self, plan: Plan, error: OutOfMemory) -> list[Delta]:
         """Smaller steps are tried until there is nothing left to make smaller: then it is this one request that does not fit."""

@@ -12,6 +12,11 @@ from workers.engine.stop_matcher import StopMatcher
 from workers.ports import FinishReason
 
 
+def end_ids_of(sampling: Sampling, eos_ids: Set[int]) -> frozenset[int]:
+    """The tokens that end a request's answer: the model's own, unless it ignores them, and its stop tokens."""
+    return frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_ids)
+
+
 class Shown(NamedTuple):
     text: str
     """Becomes visible with this token."""
@@ -19,9 +24,10 @@ class Shown(NamedTuple):
 
 
 class Output:
-    def __init__(self, sampling: Sampling, tokenizer: Decoder, eos_ids: Set[int]) -> None:
+    def __init__(self, sampling: Sampling, tokenizer: Decoder, end_ids: Set[int]) -> None:
+        """`end_ids` end it and are not shown: see `end_ids_of`."""
         self._max_tokens = sampling.max_tokens
-        self._eos_ids = frozenset() if sampling.ignore_eos else frozenset(eos_ids)
+        self._end_ids = end_ids
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopMatcher(sampling.stop)
         self._count = 0
@@ -33,7 +39,7 @@ class Output:
     def add(self, token_id: int) -> Shown:
         """One generated token. With the last one comes all text held back till then. Raises TokenizerFailed."""
         self._count += 1
-        ended = token_id in self._eos_ids
+        ended = token_id in self._end_ids
         text, stopped = self._stops.push("" if ended else self._detokenizer.add(token_id))
         if stopped:
             return Shown(text, FinishReason.STOP)

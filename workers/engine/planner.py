@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from headrace.request import Sampling
 from workers.engine.block_pool import BlockPool
+from workers.engine.logit_rules import LogitRules
 from workers.engine.sequence import Sequence, SequenceState
 
 CALM_STEPS = 32
@@ -35,6 +36,9 @@ class Row:
     """Set if the row catches up: sample the token behind its last."""
     position: int
     """How many tokens it has generated: the place of the next among them."""
+    choice: int = 0
+    rules: LogitRules | None = None
+    """As the tokens so far have made them; they change once the plan has been computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,8 @@ class _Step:
             new_blocks=tuple(new_blocks),
             sampling=sequence.sampling if count == sequence.lag else None,
             position=sequence.generated,
+            choice=sequence.choice,
+            rules=sequence.rules,
         )
         sequence.blocks += new_blocks
 

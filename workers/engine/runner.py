@@ -11,8 +11,9 @@ from workers.engine.config import EngineConfig
 from workers.engine.kv_cache import KvCache
 from workers.engine.models.llama import Llama, LlamaShape
 from workers.engine.models.weights import Weights
+from workers.engine.next_token import NextToken, next_tokens
 from workers.engine.planner import Plan
-from workers.engine.sampler import Draw, sample
+from workers.engine.sampler import Draw
 
 
 class OutOfMemory(Exception):
@@ -62,12 +63,12 @@ class Runner:
 
         return NumbaAttention(self._cache, self._heads)
 
-    def run(self, plan: Plan) -> list[int | None]:
+    def run(self, plan: Plan) -> list[NextToken | None]:
         """The next token of each row of the plan that samples, in order; None where its logits are not numbers. Raises OutOfMemory.
 
         Running a plan again is harmless: it writes the same keys and values to the same places.
         """
-        draws = [Draw(row.sampling, row.position) for row in plan.rows if row.sampling is not None]
+        draws = [Draw(row.sampling, row.position, row.choice, row.rules) for row in plan.rows if row.sampling is not None]
         with torch.inference_mode():
             # Not under `try`: a plan made again does not name these blocks again, so a failure here is the engine's.
             for row in plan.rows:
@@ -78,7 +79,7 @@ class Runner:
         try:
             with torch.inference_mode():
                 logits = self._model(self._batch(plan), self._attention)
-                return sample(logits, draws) if draws else []
+                return next_tokens(logits, draws) if draws else []
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory(_first_line(error)) from error
         except RuntimeError as error:

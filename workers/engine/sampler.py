@@ -1,16 +1,20 @@
 """Choosing the next token of every row of a batch at once.
 
-A draw is a function of (logits, seed, position) only: its uniform number comes from a counter-based generator, not from a state that the
-rows of a batch would share. So a row draws the same alone, in any batch, and in a resumed run, as far as its logits are the same bits.
+A draw is a function of (logits, seed, choice, position) only: its uniform number comes from a counter-based generator, not from a state
+that the rows of a batch would share. So a row draws the same alone, in any batch, and in a resumed run, as far as its logits are the same
+bits.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from headrace.request import Sampling
+from workers.engine.logit_rules import LogitRules
+from workers.engine.shaping import Ruled, shape
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -25,10 +29,16 @@ class Draw:
     sampling: Sampling
     position: int
     choice: int = 0
+    rules: LogitRules | None = None
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
-    """The next token of each row of `logits` (S, vocab) float32; None where a row's logits are not numbers."""
+    """The next token of each row of `logits` (S, vocab) float32; None where a row's logits are not numbers.
+
+    Changes the rows that have rules in place, and no others.
+    """
+    if ruled := [Ruled(i, draw.rules, draw.position) for i, draw in enumerate(draws) if draw.rules is not None]:
+        shape(logits, ruled)
     top, greedy = logits.max(dim=-1)
     ids: list[int] = greedy.tolist()
     sound: list[bool] = torch.isfinite(top).tolist()
@@ -59,7 +69,7 @@ def _mix(z: int) -> int:
 
 
 def _truncates(sampling: Sampling) -> bool:
-    return sampling.top_k > 0 or sampling.top_p < 1.0
+    return sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0
 
 
 def _replace(ids: list[int], rows: list[int], drawn: Tensor) -> list[int]:
@@ -80,23 +90,39 @@ def _uniforms(draws: Sequence[Draw], device: torch.device) -> Tensor:
 
 
 def _sample_truncated(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Top-k, then top-p of what is left, then a draw among the survivors in order of their probability."""
+    """Top-k, then top-p of what is left, then min-p, then a draw among the survivors in order of their probability."""
     probabilities = _probabilities(logits, draws)
     vocab = logits.shape[-1]
-    top_k = torch.tensor([d.sampling.top_k if 0 < d.sampling.top_k < vocab else vocab for d in draws], device=logits.device)[:, None]
-    top_p = torch.tensor([d.sampling.top_p for d in draws], device=logits.device)[:, None]
+    bounds = _Bounds(
+        torch.tensor([d.sampling.top_k if 0 < d.sampling.top_k < vocab else vocab for d in draws], device=logits.device)[:, None],
+        torch.tensor([d.sampling.top_p for d in draws], device=logits.device)[:, None],
+        torch.tensor([d.sampling.min_p for d in draws], device=logits.device)[:, None],
+    )
     uniforms = _uniforms(draws, logits.device)
-    ids, enough = _nucleus(probabilities, top_k, top_p, uniforms, min(_CANDIDATES, vocab))
+    ids, enough = _nucleus(probabilities, bounds, uniforms, min(_CANDIDATES, vocab))
     if not enough.all():
         # Flat distributions: rare, so only these rows pay for a full sort.
         rest = ~enough
-        ids[rest], _ = _nucleus(probabilities[rest], top_k[rest], top_p[rest], uniforms[rest], vocab)
+        ids[rest], _ = _nucleus(probabilities[rest], bounds.of(rest), uniforms[rest], vocab)
     return ids
 
 
-def _nucleus(probabilities: Tensor, top_k: Tensor, top_p: Tensor, uniforms: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-    """Draws among the `candidates` most likely tokens. Also tells for which rows these hold all that top_k and top_p let through."""
+class _Bounds(NamedTuple):
+    """Of each row, as columns (R, 1)."""
+
+    top_k: Tensor
+    """The whole vocabulary where it is off."""
+    top_p: Tensor
+    min_p: Tensor
+
+    def of(self, rows: Tensor) -> "_Bounds":
+        return _Bounds(self.top_k[rows], self.top_p[rows], self.min_p[rows])
+
+
+def _nucleus(probabilities: Tensor, bounds: _Bounds, uniforms: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    """Draws among the `candidates` most likely tokens. Also tells for which rows these hold all that the bounds let through."""
     vocab = probabilities.shape[-1]
+    top_k, top_p, min_p = bounds
     values, indices = probabilities.topk(candidates, dim=-1)
     values = values.to(uniforms.dtype)
     places = torch.arange(candidates, device=values.device)
@@ -104,7 +130,7 @@ def _nucleus(probabilities: Tensor, top_k: Tensor, top_p: Tensor, uniforms: Tens
     # What top_p is a share of: the mass of the top k, which is all where top_k is off.
     mass = torch.where(top_k[:, 0] < vocab, (values * in_k).sum(-1), torch.ones_like(uniforms))[:, None]
     before = values.cumsum(-1) - values
-    kept = in_k & ((before < top_p * mass) | (places == 0))  # the most likely token always stays
+    kept = in_k & (before < top_p * mass) & (values >= min_p * values[:, :1]) | (places == 0)  # the most likely token always stays
     enough = (top_k[:, 0] <= candidates) | ((top_k[:, 0] == vocab) & ~kept[:, -1])
     place = _draw(values * kept, uniforms)
     return indices.gather(-1, place[:, None])[:, 0], enough

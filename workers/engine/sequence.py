@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from headrace.request import Sampling
+from workers.engine.logit_rules import LogitRules
 
 
 class SequenceState(Enum):
@@ -26,6 +27,9 @@ class Sequence:
     """Lower is more urgent."""
     arrival: int
     """Breaks ties of priority: lower came earlier."""
+    choice: int = 0
+    rules: LogitRules | None = None
+    """What it changes about its logits, if anything."""
     computed: int = 0
     """Known tokens whose keys and values lie in the cache. A step moves it towards len(tokens); a preemption back to 0."""
     blocks: list[int] = field(default_factory=list)
@@ -33,6 +37,12 @@ class Sequence:
     slot: int | None = None
     """Row of the runner's block table."""
     state: SequenceState = SequenceState.WAITING
+
+    def append(self, token_id: int) -> None:
+        """One token more was generated."""
+        self.tokens.append(token_id)
+        if self.rules is not None:
+            self.rules.add(token_id)
 
     @property
     def urgency(self) -> tuple[int, int]:

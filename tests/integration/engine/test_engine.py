@@ -63,6 +63,64 @@ def test_tokens_equal_transformers_generate(engine: PagedEngine, make_model: Cal
         assert ids_of(deltas[str(i)]) == out[0, len(prompt) :].tolist()
 
 
+@pytest.mark.parametrize("penalty", [1.3, 0.8])
+def test_repetition_penalty_and_min_tokens_as_transformers_have_them(make_model: Callable[..., Path], penalty: float) -> None:
+    folder = make_model(eos_token_id=189)  # a token that the model soon chooses
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    engine = open_engine(folder, block_size=8, max_running=4)
+    prompts = [PROMPT, (1, 2, 3), (7, 7, 7), tuple(range(30))]
+    for i, prompt in enumerate(prompts):
+        engine.add(ask(str(i), prompt, greedy(30, repetition_penalty=penalty, min_tokens=9)))
+    deltas = run(engine)
+    for i, prompt in enumerate(prompts):
+        options = {"max_new_tokens": 30, "min_new_tokens": 9, "repetition_penalty": penalty, "do_sample": False}
+        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), **options)
+        assert ids_of(deltas[str(i)]) == out[0, len(prompt) :].tolist()
+
+
+def test_min_tokens_keeps_end_and_stop_tokens_away(engine: PagedEngine) -> None:
+    engine.add(ask("free", sampling=greedy(ignore_eos=True)))
+    first = ids_of(run(engine)["free"])[0]
+    engine.add(ask("stopped", sampling=greedy(stop_token_ids=(first,))))
+    engine.add(ask("kept", sampling=greedy(stop_token_ids=(first,), min_tokens=4)))
+    deltas = run(engine)
+    assert [(d.token_ids, d.text, d.finish) for d in deltas["stopped"]] == [((first,), "", FinishReason.STOP)]
+    assert first not in ids_of(deltas["kept"])[:4]
+
+
+def test_logprobs_are_the_models_own(engine: PagedEngine, make_model: Callable[..., Path]) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(make_model(), dtype=torch.float32)
+    sampling = Sampling(max_tokens=8, seed=5, temperature=1.7, logprobs=3, presence_penalty=1.0, ignore_eos=True)
+    engine.add(ask(sampling=sampling))
+    engine.add(ask("quiet", sampling=greedy(8)))
+    deltas = run(engine)
+    assert all(not delta.logprobs for delta in deltas["quiet"])
+    ids = ids_of(deltas["a"])
+    expected = torch.log_softmax(model(torch.tensor([[*PROMPT, *ids]])).logits[0, len(PROMPT) - 1 : -1], -1).detach()
+    for token, row, delta in zip(ids, expected, deltas["a"], strict=True):
+        (told,) = delta.logprobs
+        assert told.chosen == pytest.approx(float(row[token]), abs=1e-3)
+        assert [place for place, _ in told.top] == row.topk(3).indices.tolist()
+
+
+def test_choices_of_one_seed_differ_and_resume_as_themselves(engine: PagedEngine) -> None:
+    sampling = Sampling(max_tokens=12, temperature=1.5, seed=3, ignore_eos=True)
+    for choice in range(3):
+        engine.add(ask(f"{choice}", sampling=sampling, choice=choice))
+    whole = {request_id: ids_of(deltas) for request_id, deltas in run(engine).items()}
+    assert len({tuple(ids) for ids in whole.values()}) == 3
+    engine.add(ask("rest", sampling=sampling, choice=2, committed_ids=tuple(whole["2"][:5])))
+    assert ids_of(run(engine)["rest"]) == whole["2"][5:]
+
+
+def test_a_penalised_run_resumes_as_itself(engine: PagedEngine) -> None:
+    sampling = greedy(presence_penalty=1.5, frequency_penalty=0.5, repetition_penalty=1.2, ignore_eos=True)
+    engine.add(ask("whole", sampling=sampling))
+    whole = ids_of(run(engine)["whole"])
+    engine.add(ask("rest", sampling=sampling, committed_ids=tuple(whole[:5])))
+    assert ids_of(run(engine)["rest"]) == whole[5:]
+
+
 def test_max_tokens_ends_with_length(engine: PagedEngine) -> None:
     engine.add(ask(sampling=greedy(3, ignore_eos=True)))
     *first, last = run(engine)["a"]
@@ -94,6 +152,7 @@ def test_end_of_text_is_a_token_without_text(make_model: Callable[..., Path]) ->
         (ask(prompt=(1,) * 250, sampling=greedy(7)), "prompt (250 tokens) and max_tokens (7) exceed the model's context of 256"),
         (ask(prompt=(1, 300)), "token id 300 is outside the vocabulary of 257"),
         (ask(committed_ids=(-1,)), "token id -1 is outside the vocabulary of 257"),
+        (ask(sampling=greedy(logit_bias=((257, 1.0),))), "token id 257 is outside the vocabulary of 257"),
     ],
 )
 def test_a_request_that_can_never_run_is_an_error_of_its_own(engine: PagedEngine, request_: EngineRequest, message: str) -> None:

@@ -1,17 +1,20 @@
 """What the client sees of a run, and that a resumed run shows exactly the rest."""
 
+from typing import Any
+
 import pytest
 
 from headrace.request import Sampling
 from headrace.tokenizer import Tokenizer
-from workers.engine.output import Output, Shown
+from workers.engine.output import Output, Shown, end_ids_of
 from workers.ports import FinishReason
 
 EOS = 256
 
 
-def make(tokenizer: Tokenizer, *, max_tokens: int = 100, stop: tuple[str, ...] = (), ignore_eos: bool = False) -> Output:
-    return Output(Sampling(max_tokens=max_tokens, seed=0, stop=stop, ignore_eos=ignore_eos), tokenizer, {EOS})
+def make(tokenizer: Tokenizer, *, max_tokens: int = 100, **fields: Any) -> Output:
+    sampling = Sampling(max_tokens=max_tokens, seed=0, **fields)
+    return Output(sampling, tokenizer, end_ids_of(sampling, {EOS}))
 
 
 def feed(output: Output, ids: list[int]) -> list[Shown]:
@@ -39,6 +42,15 @@ def test_end_of_text_can_be_ignored(bytes_tokenizer: Tokenizer) -> None:
     a, b = bytes_tokenizer.encode("ab")
     shown = feed(make(bytes_tokenizer, max_tokens=3, ignore_eos=True), [a, EOS, b])
     assert shown == [Shown("a", None), Shown("", None), Shown("b", FinishReason.LENGTH)]
+
+
+def test_a_stop_token_ends_it_unseen_beside_or_instead_of_end_of_text(bytes_tokenizer: Tokenizer) -> None:
+    a, b, c = bytes_tokenizer.encode("abc")
+    shown = feed(make(bytes_tokenizer, stop_token_ids=(c, b)), [a, b, c])
+    assert shown == [Shown("a", None), Shown("", FinishReason.STOP)]
+    assert feed(make(bytes_tokenizer, stop_token_ids=(c,)), [a, EOS])[-1] == Shown("", FinishReason.STOP)
+    ignoring = feed(make(bytes_tokenizer, stop_token_ids=(c,), ignore_eos=True), [EOS, a, c])
+    assert [one.finish for one in ignoring] == [None, None, FinishReason.STOP]
 
 
 def test_a_stop_string_ends_the_text_before_it(bytes_tokenizer: Tokenizer) -> None:

@@ -17,7 +17,7 @@ def draw(position: int = 0, **fields: Any) -> Draw:
 
 
 def plain_support(logits: list[float], sampling: Sampling) -> dict[int, float]:
-    """Tokens that may be drawn, with their probabilities, by the definitions of temperature, top-k and top-p."""
+    """Tokens that may be drawn, with their probabilities, by the definitions of temperature, top-k, top-p and min-p."""
     weights = [math.exp((x - max(logits)) / sampling.temperature) for x in logits]
     order = sorted(range(len(logits)), key=lambda i: -weights[i])
     if sampling.top_k:
@@ -29,7 +29,8 @@ def plain_support(logits: list[float], sampling: Sampling) -> dict[int, float]:
             break
         kept.append(i)
         mass += weights[i]
-    return {i: weights[i] / mass for i in kept}
+    kept = [i for i in kept if weights[i] >= sampling.min_p * max(weights)]
+    return {i: weights[i] / sum(weights[j] for j in kept) for i in kept}
 
 
 def random_logits(rows: int, vocab: int, seed: int = 0) -> Tensor:
@@ -51,6 +52,9 @@ def test_greedy_takes_the_best() -> None:
         {"top_p": 0.5},
         {"top_p": 0.9, "top_k": 20, "temperature": 1.7},
         {"top_p": 0.01},
+        {"min_p": 0.05},
+        {"min_p": 1.0},
+        {"min_p": 0.02, "top_p": 0.95, "temperature": 1.5},
     ],
 )
 def test_draws_follow_the_plain_distribution(fields: dict[str, Any]) -> None:
@@ -67,7 +71,7 @@ def test_draws_follow_the_plain_distribution(fields: dict[str, Any]) -> None:
 def test_a_row_draws_the_same_alone_and_in_any_batch() -> None:
     rng = random.Random(0)
     logits = random_logits(40, 3000)
-    kinds: list[dict[str, Any]] = [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 50}, {"top_k": 2000, "top_p": 0.99}]
+    kinds: list[dict[str, Any]] = [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 50}, {"top_k": 2000, "top_p": 0.99}, {"min_p": 0.01}]
     draws = [draw(position=i, seed=rng.randrange(2**63), **rng.choice(kinds)) for i in range(40)]
     together = sample(logits, draws)
     assert together == [sample(logits[i : i + 1], draws[i : i + 1])[0] for i in range(40)]
@@ -81,6 +85,8 @@ def test_a_flat_distribution_needs_more_than_the_first_candidates() -> None:
     drawn = sample(torch.zeros(300, vocab), [draw(position, top_p=0.999) for position in range(300)])
     assert len(set(drawn)) > 250
     some = sample(random_logits(1, vocab).expand(300, -1) * 0.01, [draw(position, top_k=3000) for position in range(300)])
+    likely = sample(torch.zeros(300, vocab), [draw(position, min_p=0.5) for position in range(300)])
+    assert len(set(likely)) > 250
     allowed = set(random_logits(1, vocab)[0].topk(3000).indices.tolist())
     assert set(some) <= allowed
     assert len(set(some)) > 250
