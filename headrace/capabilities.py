@@ -50,7 +50,11 @@ CAPABILITIES: Mapping[str, Capabilities] = {
         Capabilities(engine="transformers", lacks=frozenset({"prompt_logprobs"})),
         # These count tokens since the run began, so they would forget what was generated before a resumption.
         Capabilities(engine="vllm", exact_resume=False, lacks=frozenset({"presence_penalty", "frequency_penalty"})),
-        Capabilities(engine="openai", exact_resume=False),
+        Capabilities(
+            engine="openai",
+            exact_resume=False,
+            lacks=frozenset({"presence_penalty", "frequency_penalty", "min_tokens", "logprobs", "prompt_logprobs"}),
+        ),
     )
 }
 

@@ -95,6 +95,8 @@ class Request(Frozen):
     # Since version 2.
     echo: bool = False
     """The answer of a completion begins with its prompt."""
+    return_token_ids: bool = False
+    """Tell the ids of the tokens beside their text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,7 +104,11 @@ class Request(Frozen):
         if not isinstance(fields, dict) or "v" in fields:
             return fields
         sampling = fields.get("sampling")
-        newer = fields.get("echo") or (isinstance(sampling, Sampling) and any(_differs(sampling, name) for name in _SAMPLING_SINCE_2))
+        newer = (
+            fields.get("echo")
+            or fields.get("return_token_ids")
+            or (isinstance(sampling, Sampling) and any(_differs(sampling, name) for name in _SAMPLING_SINCE_2))
+        )
         return {"v": 2 if newer else 1, **fields}
 
     @property
@@ -128,7 +134,7 @@ _SAMPLING_SINCE_2 = {
     "min_tokens",
     "prompt_logprobs",
 }
-_SINCE_2: Mapping[str, set[str] | bool] = {"echo": True, "sampling": _SAMPLING_SINCE_2}
+_SINCE_2: Mapping[str, set[str] | bool] = {"echo": True, "return_token_ids": True, "sampling": _SAMPLING_SINCE_2}
 
 
 def _differs(sampling: Sampling, name: str) -> bool:

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     upstream_key: SecretStr | None = Field(None, description="For openai: key that is sent to the upstream.")
     upstream_model: str | None = Field(None, description="For openai: the upstream's name for the model; default: our own.")
     upstream_silence_s: float = Field(
-        60.0, gt=0, description="For openai: an upstream that sends nothing for this long in the middle of an answer has lost it."
+        300.0, gt=0, description="For openai: an upstream that sends nothing for this long has lost the request, and gets it again."
     )
     device: str = Field("auto", description="torch device: auto, cpu, cuda, cuda:1, mps.")
     max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")

@@ -28,7 +28,7 @@ logger = logging.getLogger("producer_api")
 
 async def run(settings: Settings) -> bool:
     """Serve until told to stop. False if the process stopped because of a fault."""
-    load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context)
+    load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context, engine=settings.engine)
     catalog = Catalog({settings.served_model: load})
     if settings.keys_file is None and reaches_others(settings.host):
         logger.warning("whoever reaches %s may do everything here: no HEADRACE_KEYS_FILE is set", settings.host)

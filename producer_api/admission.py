@@ -82,6 +82,7 @@ async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lan
         stream=drafted.stream,
         attended=attended,
         include_usage=drafted.include_usage,
+        return_token_ids=drafted.return_token_ids,
     )
     submission = Submission(request=request, idempotency_key=key, body_hash=body_hash, ttl_ms=ttl_ms)
     accepted = await written(lambda: services.queue.accept(submission))

@@ -1,7 +1,7 @@
 """Token log entries to the events of a stream, in OpenAI's shapes. Pure functions.
 
     role chunk       0-0             chat only; no log entry holds it
-    text chunk       the entry's position; entries without text make no event
+    text chunk       the entry's position; entries without text make no event, unless the caller asked for token ids
     end entry, done  position: finish chunk, then .1: usage chunk if asked for, then [DONE] under the next k
     end entry, else  position: one error event, and nothing after it
 
@@ -38,7 +38,7 @@ def opening(request: Request) -> list[Event]:
 def entry_events(request: Request, entry: LogEntry, committed: int) -> list[Event]:
     """All events of one entry. `committed`, the tokens in the whole log, matters for an end entry only."""
     if entry.end is None:
-        return [_event(entry, 0, _chunk(request, [_choice(request, entry.choice, entry.text, None)]))] if entry.text else []
+        return [_event(entry, 0, _chunk(request, [_tokens(request, entry)]))] if entry.text or request.return_token_ids else []
     if entry.end is not State.DONE:
         return [_event(entry, 0, orjson.dumps({"error": ended_error(entry.end, entry.reason)}))]
     datas = [_chunk(request, [_choice(request, entry.choice, "", entry.reason)])]
@@ -64,6 +64,11 @@ def _chunk(request: Request, choices: list[dict[str, Any]], used: dict[str, Any]
         # On every chunk, null before the last, and on none where it was not asked for: clients tell the two apart by the key.
         chunk["usage"] = used
     return orjson.dumps(chunk)
+
+
+def _tokens(request: Request, entry: LogEntry) -> dict[str, Any]:
+    choice = _choice(request, entry.choice, entry.text, None)
+    return choice | {"token_ids": entry.token_ids} if request.return_token_ids else choice
 
 
 def _choice(request: Request, index: int, text: str, finish: str | None) -> dict[str, Any]:

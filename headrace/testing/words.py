@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
+from headrace.capabilities import CAPABILITIES, Capabilities
+
 TURN_START, TURN_END = 1, 2
 _FIRST_WORD = 3
 
@@ -14,6 +16,7 @@ class WordPrompter:
 
     context_length: int = 4_096
     vocab_size: int = 1_000
+    can: Capabilities = CAPABILITIES["paged"]
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         turns = [(TURN_START, *self.text(message["role"]), *self.text(message["content"]), TURN_END) for message in messages]

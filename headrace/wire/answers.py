@@ -34,6 +34,8 @@ def whole_answer(request: Request, entries: Sequence[LogEntry]) -> dict[str, Any
     else:
         kind = "text_completion"
         choice["text"] = text
+    if request.return_token_ids:
+        choice["token_ids"] = [token for entry in entries for token in entry.token_ids]
     tokens = sum(len(entry.token_ids) for entry in entries)
     return answer_object(request, kind, [choice]) | {"usage": usage(request, tokens)}
 

@@ -38,6 +38,7 @@ class Draft:
     sampling: Sampling
     stream: bool
     include_usage: bool
+    return_token_ids: bool
 
 
 def read_fields(parsed: Mapping[str, Any], endpoint: Endpoint) -> Body:
@@ -52,6 +53,7 @@ def draft(body: Body, prompters: Prompters, seed: int) -> Draft:
     """Raises RequestError, ModelUnavailable. `seed` is used if the body names none. May take a second for megabytes of text."""
     limit = body.token_limit
     prompter = prompters(body.model)
+    _check_engine(body, prompter)
     prompt_ids = _prompt_ids(body, prompter)
     return Draft(
         endpoint=_endpoint(body),
@@ -60,6 +62,7 @@ def draft(body: Body, prompters: Prompters, seed: int) -> Draft:
         sampling=body.sampling(max_tokens=_max_tokens(len(prompt_ids), limit, prompter.context_length, _endpoint(body)), seed=seed),
         stream=bool(body.stream),
         include_usage=body.include_usage,
+        return_token_ids=bool(body.return_token_ids),
     )
 
 
@@ -71,6 +74,7 @@ def check_fits(body: Body, prompters: Prompters) -> None:
     """
     limit = body.token_limit
     prompter = prompters(body.model)
+    _check_engine(body, prompter)
     if isinstance(body, ChatBody):
         longest = prompter.longest_chat(_messages(body))
     elif isinstance(body.prompt, str):
@@ -79,6 +83,11 @@ def check_fits(body: Body, prompters: Prompters) -> None:
         longest = prompter.context_length  # token ids have their own range to check
     if longest + _TOKENS_AROUND + (limit or 1) > prompter.context_length:
         draft(body, prompters, seed=0)
+
+
+def _check_engine(body: Body, prompter: Prompter) -> None:
+    """Raises InvalidRequest for what the engine cannot do, before the prompt is tokenized."""
+    prompter.can.check(body.sampling(max_tokens=1, seed=0))
 
 
 def _endpoint(body: Body) -> Endpoint:

@@ -30,6 +30,7 @@ class Generation(Strict):
     # Not OpenAI's, but common among open engines.
     top_k: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
 
     n: Annotated[Any, only(1)] = None
     frequency_penalty: Annotated[Any, only(0, 0.0)] = None

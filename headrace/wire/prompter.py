@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from headrace.capabilities import AUTO, Capabilities, capabilities_of
 from headrace.chat_template import ChatTemplate
 from headrace.model_folder import ModelFolder, locate
 from headrace.tokenizer import Tokenizer
@@ -19,6 +20,11 @@ class Prompter(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def can(self) -> Capabilities:
+        """What the engine that serves the model can do."""
+        ...
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Prompt ids of a conversation of {role, content}, up to the start of the answer. Raises InvalidRequest if the model's template
@@ -37,16 +43,17 @@ class Prompter(Protocol):
 class FolderPrompter:
     """The Prompter of a model folder."""
 
-    def __init__(self, folder: ModelFolder) -> None:
+    def __init__(self, folder: ModelFolder, can: Capabilities) -> None:
         """Raises ModelUnavailable."""
         self._folder = folder
+        self._can = can
         self._tokenizer = Tokenizer(folder.tokenizer_file)
         self._template = ChatTemplate(folder, self._tokenizer)
 
     @classmethod
-    def load(cls, model: str, cache_dir: Path, max_context: int | None = None) -> "FolderPrompter":
-        """Read the folder of `settings.model`. Raises ModelUnavailable while it is not there."""
-        return cls(ModelFolder.read(locate(model, cache_dir), max_context=max_context))
+    def load(cls, model: str, cache_dir: Path, max_context: int | None = None, *, engine: str = AUTO) -> "FolderPrompter":
+        """Read the folder of `settings.model`; `engine` as in the settings. Raises ModelUnavailable while it is not there."""
+        return cls(ModelFolder.read(locate(model, cache_dir), max_context=max_context), capabilities_of(engine))
 
     @property
     def context_length(self) -> int:
@@ -55,6 +62,10 @@ class FolderPrompter:
     @property
     def vocab_size(self) -> int:
         return self._folder.vocab_size
+
+    @property
+    def can(self) -> Capabilities:
+        return self._can
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         return tuple(self._template.encode(messages))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from headrace.errors import ModelNotFound, QueueUnavailable
 from headrace.files.folder import FolderBlobs
@@ -42,7 +42,8 @@ class BatchOffice:
         self._blobs = FolderBlobs(settings.files_dir)
         self._journals = Journals()
         self._stopped = threading.Event()
-        self._load = lru_cache(maxsize=1)(lambda: FolderPrompter.load(settings.model, settings.cache_dir, settings.max_context))
+        load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context, engine=settings.engine)
+        self._load = lru_cache(maxsize=1)(load)
 
     @property
     def stopped(self) -> bool:

@@ -270,6 +270,7 @@ class Runner:
             created=self._batch.created_ms // 1_000,
             stream=False,
             attended=False,
+            return_token_ids=drafted.return_token_ids,
         )
         ttl_ms = max(1, self._batch.expires_ms - self._resources.now_ms())
         return Submission(request=request, idempotency_key=None, body_hash="", ttl_ms=ttl_ms)

@@ -96,6 +96,24 @@ def _vllm(order: Order) -> Engine:
     return _far(VllmSource(_config(order), order.folder, kv_memory_mb=given), order)
 
 
+def _openai(order: Order) -> Engine:
+    from workers.backends.upstream_source import Upstream, UpstreamSource
+
+    settings = order.settings
+    url = settings.upstream_url or ""
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError("HEADRACE_ENGINE=openai needs HEADRACE_UPSTREAM_URL, which begins with http:// or https://")
+    # Each of its requests would be a line of our log.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    upstream = Upstream(
+        url=url,
+        model=settings.upstream_model or settings.served_model,
+        key=settings.upstream_key,
+        silence_s=settings.upstream_silence_s,
+    )
+    return _far(UpstreamSource(upstream, order.folder, max_running=settings.max_running), order)
+
+
 def _far(source: Source, order: Order) -> Engine:
     folder, settings = order.folder, order.settings
     runs = Runs(folder, Tokenizer(folder.tokenizer_file), CAPABILITIES[order.name], max_running=settings.max_running)
@@ -107,6 +125,7 @@ _BUILDERS: Mapping[str, Callable[[Order], Engine]] = {
     "scripted": _scripted,
     "transformers": _transformers,
     "vllm": _vllm,
+    "openai": _openai,
 }
 
 

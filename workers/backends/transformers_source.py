@@ -78,6 +78,7 @@ class TransformersSource:
         manager, choosing = self._manager, self._choosing
         outputs: asyncio.Queue[GenerationOutput] = asyncio.Queue()
         manager.register_result_handler(task.name, outputs.put_nowait)
+        choosing.listen(task.name)
         heard = 0
         try:
             added = manager.add_request(
@@ -99,7 +100,7 @@ class TransformersSource:
                     raise RunFailed(Fault.ENGINE_ERROR, "the model's output for this request is not a number")
                 new = slice(heard, len(output.generated_tokens))
                 heard = new.stop
-                yield Portion(output.generated_tokens[new], choosing.told.get(task.name, [])[new])
+                yield Portion(output.generated_tokens[new], choosing.told[task.name][new])
         finally:
             manager.cancel_request(task.name)
             manager.output_router.result_handlers.pop(task.name, None)
@@ -150,8 +151,9 @@ class Origin:
 
     def draw_behind(self, tokens: Sequence[int]) -> Draw:
         """The next token's, behind the prompt and all that was generated."""
-        for token in tokens[self.prompt_length + self.position :] if self.rules else ():
-            self.rules.add(token)
+        if self.rules is not None:
+            for token in tokens[self.prompt_length + self.position :]:
+                self.rules.add(token)
         self.position = len(tokens) - self.prompt_length
         return Draw(self.sampling, self.position, self.choice, self.rules)
 
@@ -168,7 +170,10 @@ class Choosing(ContinuousBatchingLogitsProcessor):
         self.unsound: set[str] = set()
         """Requests whose logits were not numbers."""
         self.told: dict[str, list[Logprobs]] = {}
-        """Of each token of the requests that ask for them."""
+        """Of each token of the requests that ask for them; nothing of requests that nobody listens to any more."""
+
+    def listen(self, name: str) -> None:
+        self.told[name] = []
 
     def forget(self, name: str) -> None:
         self.unsound.discard(name)
@@ -188,10 +193,12 @@ class Choosing(ContinuousBatchingLogitsProcessor):
         """(S, vocab) → the same, zero at the chosen token and −∞ elsewhere."""
         tokens = next_tokens(scores, self._draws)
         for name, token in zip(self._names, tokens, strict=True):
+            if (told := self.told.get(name)) is None:
+                continue  # cancelled while the step was on its way
             if token is None:
                 self.unsound.add(name)
             elif token.logprobs is not None:
-                self.told.setdefault(name, []).append(token.logprobs)
+                told.append(token.logprobs)
         chosen = torch.tensor([0 if token is None else token.id for token in tokens], device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
 
@@ -206,7 +213,8 @@ def _load(folder: ModelFolder, device: torch.device) -> Any:
     dtype = torch.float32 if device.type == "cpu" else "auto"
     load = partial(AutoModelForCausalLM.from_pretrained, folder.path, dtype=dtype, attn_implementation="sdpa")
     try:
-        return load().to(device)
+        model: Any = load()
+        return model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelUnavailable(f"transformers cannot load {folder.path}: {error}") from error
 

@@ -159,3 +159,11 @@ def test_a_cut_at_any_event_resumes_with_exactly_the_rest(request: Request, log:
     committed = log[-1].position.n - 1
     rest = [event for entry in read_again for event in entry_events(request, entry, committed) if event.cursor > seen]
     assert rest == whole[cut:]
+
+
+def test_token_ids_are_told_where_they_are_asked_for_also_of_tokens_without_text() -> None:
+    request = make_request(endpoint=Endpoint.COMPLETIONS).model_copy(update={"return_token_ids": True})
+    log = [tokens("Hi", count=2), tokens("", count=1), end()]
+    events = [parsed(event) for entry in log for event in entry_events(request, entry, 3) if event.data != DONE]
+    assert [event["choices"][0].get("token_ids") for event in events] == [[0, 1], [0], None]
+    assert whole_answer(request, log)["choices"][0]["token_ids"] == [0, 1, 0]
