@@ -201,6 +201,8 @@ class UpstreamSource:
                 if told.token_ids:
                     progress.advance(told.token_ids)
                     yield Portion(told.token_ids)
+                if len(progress.got) > task.request.sampling.max_tokens:
+                    return
                 if told.finish is not None:
                     yield Portion(self._end(task, progress, told.finish))
                     return

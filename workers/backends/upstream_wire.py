@@ -77,6 +77,8 @@ def body_of(task: Task, model: str, dialect: Dialect, *, got: list[int], whole: 
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        dialect.repetition_penalty: sampling.repetition_penalty,
         "seed": seed_from(sampling.seed, task.request.choice, len(got)),
         **({"logit_bias": {str(token): bias for token, bias in sampling.logit_bias}} if sampling.logit_bias else {}),
         **({"ignore_eos": True} if sampling.ignore_eos else {}),
