@@ -1,14 +1,15 @@
 """What the contract suite of engines works with: a tiny checkpoint that all of them run, and a driver."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
 from headrace.capabilities import CAPABILITIES, Capabilities
+from headrace.logprobs import Logprobs
 from headrace.request import Sampling
 from headrace.settings import Settings
 from headrace.testing.tree import running_tree
@@ -30,11 +31,23 @@ class Answer:
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
+    logprobs: list[Logprobs] = field(default_factory=list)
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
     end: Delta | None = None
 
     @property
     def finish(self) -> FinishReason | None:
         return None if self.end is None else self.end.finish
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What our own engine says to the checkpoint."""
+
+    ending: tuple[int, ...]
+    """A prompt whose greedy answer comes to the end-of-text token after some tokens, within 60."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """To each of FIELDS, and without any of them as "plain"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +57,13 @@ class Subject:
     engine: Engine
     can: Capabilities
     eos: int
-    ending: tuple[int, ...]
-    """A prompt whose greedy answer comes to the end-of-text token after some tokens, within 60."""
+    reference: Reference
     own_script: bool = False
     """It does not run the checkpoint."""
+
+    @property
+    def ending(self) -> tuple[int, ...]:
+        return self.reference.ending
 
     def steps(self) -> Iterator[list[Delta]]:
         """What each step brings, until nothing is left to do."""
@@ -91,6 +107,8 @@ def collect(answers: dict[str, Answer], deltas: list[Delta]) -> None:
         assert answer.end is None, f"{delta} follows the end of its request"
         answer.ids += delta.token_ids
         answer.text += delta.text
+        answer.logprobs += delta.logprobs
+        answer.prompt_logprobs += delta.prompt_logprobs
         answer.end = delta if delta.finish else None
 
 
@@ -101,6 +119,32 @@ def greedy(max_tokens: int, **fields: object) -> Sampling:
 def ask(request_id: str = "a", prompt: tuple[int, ...] = PROMPT, sampling: Sampling | None = None, **fields: object) -> EngineRequest:
     sampling = sampling or greedy(12, ignore_eos=True)
     return EngineRequest(request_id=request_id, prompt_ids=prompt, sampling=sampling, **fields)  # type: ignore[arg-type]
+
+
+FIELDS: Mapping[str, object] = {
+    "min_p": 0.9,
+    "logprobs": 3,
+    "logit_bias": ((5, 50.0),),
+    "presence_penalty": 2.0,
+    "frequency_penalty": 1.0,
+    "repetition_penalty": 1.8,
+    "stop_token_ids": (0,),
+    "min_tokens": 60,
+    "prompt_logprobs": True,
+}
+"""Fields of Sampling that not every engine has, with values that make a difference."""
+
+
+def with_field(name: str, reference: Reference) -> EngineRequest:
+    """A greedy request that asks for this; "plain" for nothing of the kind."""
+    extra = {} if name == "plain" else {name: FIELDS[name]}
+    if name == "prompt_logprobs":
+        extra["logprobs"] = 2
+    if name == "stop_token_ids":
+        extra[name] = (reference.answers["plain"].ids[15],)
+    if name == "min_tokens":
+        return ask(name, reference.ending, greedy(60, **extra))
+    return ask(name, PROMPT, greedy(30, ignore_eos=True, **extra))
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -160,29 +204,32 @@ def opened(engine: Engine) -> Iterator[Engine]:
 def scripted() -> Iterator[Subject]:
     eos = token_at(PROMPT, 3)
     with opened(ScriptedEngine(max_running=MAX_RUNNING, max_tokens=1_000, eos_ids=frozenset({eos}))) as engine:
-        yield Subject(engine, CAPABILITIES["scripted"], eos, PROMPT, own_script=True)
+        yield Subject(engine, CAPABILITIES["scripted"], eos, Reference(PROMPT), own_script=True)
 
 
 @contextmanager
-def modelled(name: str, checkpoint: Path, ending: tuple[int, ...], **settings: object) -> Iterator[Subject]:
+def modelled(name: str, checkpoint: Path, reference: Reference, **settings: object) -> Iterator[Subject]:
     with opened(build_engine(settings_for(name, checkpoint, **settings))) as engine:
-        yield Subject(engine, CAPABILITIES[name], 63, ending)
+        yield Subject(engine, CAPABILITIES[name], 63, reference)
 
 
 @contextmanager
-def upstream(checkpoint: Path, ending: tuple[int, ...], data: Path) -> Iterator[Subject]:
+def upstream(checkpoint: Path, reference: Reference, data: Path) -> Iterator[Subject]:
     """Our own server as another's upstream, all of its processes."""
     environ = {"HEADRACE_MODEL": str(checkpoint), "HEADRACE_MODEL_NAME": MODEL_NAME, "HEADRACE_KV_MEMORY_MB": "1"}
-    with running_tree(data, environ) as tree, modelled("openai", checkpoint, ending, upstream_url=f"{tree.url}/v1") as subject:
+    with running_tree(data, environ) as tree, modelled("openai", checkpoint, reference, upstream_url=f"{tree.url}/v1") as subject:
         yield subject
 
 
-def find_ending(checkpoint: Path) -> tuple[int, ...]:
-    """See `Subject.ending`."""
-    with modelled("paged", checkpoint, ()) as subject:
-        prompts = [(first, second) for first in range(0, 60, 5) for second in (1, 7)]
-        asked = [ask(str(i), prompt, greedy(60)) for i, prompt in enumerate(prompts)]
+def make_reference(checkpoint: Path) -> Reference:
+    with modelled("paged", checkpoint, Reference(())) as subject:
+        asked = [ask(f"{i} {second}", (i, second), greedy(60)) for i in range(0, 60, 5) for second in (1, 7)]
         answers = subject.run(*asked)
+        reference = Reference(_find_ending(asked, answers), {"plain": subject.answer(with_field("plain", Reference(())))})
+        return replace(reference, answers={**reference.answers, **subject.run(*(with_field(name, reference) for name in FIELDS))})
+
+
+def _find_ending(asked: Sequence[EngineRequest], answers: Mapping[str, Answer]) -> tuple[int, ...]:
     for request in asked:
         answer = answers[request.request_id]
         if answer.finish is FinishReason.STOP and len(answer.ids) > 3:

@@ -9,7 +9,7 @@ from headrace.embedded import EmbeddedValkey
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
 from headrace.testing.registry_bench import RegistryBench
-from tests.engine_bench import Subject, find_ending, make_checkpoint, modelled, scripted, upstream
+from tests.engine_bench import Reference, Subject, make_checkpoint, make_reference, modelled, scripted, upstream
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ending(checkpoint: Path) -> tuple[int, ...]:
-    return find_ending(checkpoint)
+def reference(checkpoint: Path) -> Reference:
+    return make_reference(checkpoint)
 
 
 @pytest.fixture(scope="session", params=["paged", "scripted", "transformers", "openai", pytest.param("vllm", marks=pytest.mark.vllm)])
@@ -61,11 +61,11 @@ def shared_subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         with scripted() as subject:
             yield subject
         return
-    folder, prompt = request.getfixturevalue("checkpoint"), request.getfixturevalue("ending")
+    folder, said = request.getfixturevalue("checkpoint"), request.getfixturevalue("reference")
     if request.param == "openai":
-        making = upstream(folder, prompt, Path(tmp_path_factory.mktemp("upstream")))
+        making = upstream(folder, said, Path(tmp_path_factory.mktemp("upstream")))
     else:
-        making = modelled(request.param, folder, prompt)
+        making = modelled(request.param, folder, said)
     with making as subject:
         yield subject
 

@@ -1,12 +1,14 @@
 """The Engine port: what the worker loop relies on, of every engine. `Subject.steps` checks that a step has one delta per request."""
 
+from dataclasses import replace
 from itertools import pairwise
 from time import monotonic
 
 import pytest
 
+from headrace.logprobs import Logprobs
 from headrace.request import Sampling
-from tests.engine_bench import CONTEXT, MAX_RUNNING, PROMPT, Answer, Subject, ask, collect, greedy
+from tests.engine_bench import CONTEXT, FIELDS, MAX_RUNNING, PROMPT, Answer, Subject, ask, collect, greedy, with_field
 from workers.ports import Capacity, EngineRequest, FinishReason
 
 LEAST, MOST = 2, 0
@@ -232,3 +234,44 @@ def test_an_urgent_request_displaces_a_lesser_one_which_keeps_its_tokens(subject
     assert subject.engine.stats().preemptions == displaced + 1
     for request_id, answer in alone.items():
         assert (answers[request_id].ids, answers[request_id].text) == (answer.ids, answer.text)
+
+
+@pytest.mark.parametrize("name", ["plain", *FIELDS])
+def test_greedy_tokens_are_those_of_our_own_engine_or_the_field_is_refused(subject: Subject, name: str) -> None:
+    if subject.own_script:
+        pytest.skip("its tokens are its own")
+    answer, own = subject.answer(with_field(name, subject.reference)), subject.reference.answers[name]
+    if name in subject.can.lacks:
+        assert answer.end is not None
+        assert (answer.ids, answer.finish, answer.end.fault) == ([], FinishReason.ERROR, None)
+        assert f"'{name}' is not supported by the engine '{subject.can.engine}'" in answer.end.error
+        return
+    assert (answer.ids, answer.text, answer.finish) == (own.ids, own.text, own.finish)
+    check_logprobs(answer.logprobs, own.logprobs)
+    check_logprobs(answer.prompt_logprobs, own.prompt_logprobs)
+
+
+def check_logprobs(told: list[Logprobs], own: list[Logprobs]) -> None:
+    assert [[token for token, _ in one.top] for one in told] == [[token for token, _ in one.top] for one in own]
+    for one, other in zip(told, own, strict=True):
+        assert [one.chosen, *(value for _, value in one.top)] == pytest.approx([other.chosen, *(value for _, value in other.top)], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"logprobs", "prompt_logprobs", "min_p"}))
+def test_what_a_field_does_it_does_on_in_a_resumed_answer(subject: Subject, name: str) -> None:
+    if subject.own_script or name in subject.can.lacks:
+        pytest.skip("it does nothing of the kind")
+    own = subject.reference.answers[name]
+    rest = subject.answer(replace(with_field(name, subject.reference), committed_ids=tuple(own.ids[:7])))
+    assert rest.ids == own.ids[7:]
+
+
+def test_fields_make_a_difference(subject: Subject) -> None:
+    """Or the two tests above would show nothing."""
+    answers = subject.reference.answers
+    if subject.own_script:
+        pytest.skip("its tokens are its own")
+    for name in ("logit_bias", "presence_penalty", "frequency_penalty", "repetition_penalty", "stop_token_ids"):
+        assert answers[name].ids != answers["plain"].ids
+    assert len(answers["min_tokens"].ids) == 60
+    assert len(answers["logprobs"].logprobs) == 30

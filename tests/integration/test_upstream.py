@@ -13,7 +13,7 @@ from headrace.capabilities import CAPABILITIES
 from headrace.errors import SettingsError
 from headrace.state import Fault
 from headrace.testing.tiny_model import make_model
-from tests.engine_bench import PATIENCE_S, Answer, Subject, ask, collect, greedy, opened, settings_for
+from tests.engine_bench import PATIENCE_S, Answer, Reference, Subject, ask, collect, greedy, opened, settings_for
 from tests.upstream_stub import EOS, PROMPT, Call, Stub, answer, stubbing
 from workers.backends import upstream_source
 from workers.backends.build import build_engine
@@ -47,7 +47,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 def asking(stub: Stub, folder: Path, **settings: object) -> Iterator[Subject]:
     with opened(build_engine(settings_for("openai", folder, upstream_url=stub.url, upstream_key=KEY, **settings))) as engine:
         stub.forget()
-        yield Subject(engine, CAPABILITIES["openai"], EOS, PROMPT)
+        yield Subject(engine, CAPABILITIES["openai"], EOS, Reference(PROMPT))
 
 
 @pytest.fixture
