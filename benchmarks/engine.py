@@ -19,9 +19,8 @@ from headrace.settings import load_settings
 from workers.convert import ensure_folder
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
-from workers.engine.next_token import NextToken
 from workers.engine.planner import Plan
-from workers.engine.runner import Runner
+from workers.engine.runner import Computed, Runner
 from workers.ports import EngineRequest
 
 
@@ -37,7 +36,7 @@ class Clock:
     def watch(self, runner: Runner) -> None:
         run = runner.run
 
-        def timed(plan: Plan) -> list[NextToken | None]:
+        def timed(plan: Plan) -> Computed:
             start = time.perf_counter()
             result = run(plan)
             seconds = time.perf_counter() - start

@@ -1,15 +1,27 @@
 """Text to token ids and back. Torch-free, and safe against special tokens forged in text: see docs/decisions/002."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import tokenizers
 
 from headrace.errors import InvalidRequest, ModelUnavailable, TokenizerFailed
 
 _TRIES = 8
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Token(NamedTuple):
+    """One entry of a vocabulary."""
+
+    data: bytes
+    """UTF-8, perhaps only a part of a character."""
+    hidden: bool
+    """A special token: `decode` leaves it out."""
 
 
 class Tokenizer:
@@ -28,6 +40,8 @@ class Tokenizer:
         # Longest first: where one special token begins with another, the longer one is meant, as in the library itself.
         longest_first = sorted(self._special, key=len, reverse=True)
         self._any_special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._added = self._tokenizer.get_added_tokens_decoder().keys()
+        self._decoders = frozenset(_decoders(self._tokenizer))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -61,6 +75,24 @@ class Tokenizer:
         except Exception as error:  # the library has no narrower class
             raise TokenizerFailed(f"the tokenizer cannot decode token ids {list(ids)}: {error}") from error
 
+    def spell(self, token_id: int) -> Token:
+        """One token by itself; the tokens of a text in turn are its bytes. Empty for an id that names none: vocabularies are padded."""
+        piece = self._tokenizer.id_to_token(token_id)
+        if piece is None:
+            return Token(b"", hidden=True)
+        return Token(self._bytes_of(token_id, piece), token_id in self._special_ids)
+
+    def _bytes_of(self, token_id: int, piece: str) -> bytes:
+        if token_id in self._added:
+            return piece.encode()
+        if "ByteLevel" in self._decoders:
+            return b"".join(_BYTES[char] if char in _BYTES else char.encode() for char in piece)
+        if "ByteFallback" in self._decoders and (byte := _BYTE_PIECE.fullmatch(piece)):
+            return bytes.fromhex(byte[1])
+        if self._decoders & {"Metaspace", "Replace"}:
+            return piece.replace("\u2581", " ").encode()
+        return self.decode([token_id]).encode()
+
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         try:
             # The batch call gives the interpreter to other threads meanwhile, the single one does not.
@@ -68,6 +100,28 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             raise InvalidRequest("The text holds a lone surrogate (\\ud800 to \\udfff), which is not Unicode text.") from None
         return encoding.ids
+
+
+def _decoders(tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
+    """Types of all steps of its decoder."""
+    if tokenizer.decoder is not None:
+        steps: list[dict[str, Any]] = [json.loads(tokenizer.decoder.__getstate__())]
+        for step in steps:
+            yield step["type"]
+            steps += step.get("decoders", ())
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """The characters that byte-level vocabularies write bytes as (Radford et al., GPT-2, 2019).
+
+    A printable byte stands for itself, the others are code points from U+0100 on, in order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return {chr(byte if byte in printable else next(others)): bytes([byte]) for byte in range(0x100)}
+
+
+_BYTES = _byte_alphabet()
 
 
 def unused_marker(texts: Sequence[str]) -> str:

@@ -20,8 +20,9 @@ from headrace.errors import InvalidRequest
 from headrace.ids import choose_shard, new_job_id
 from headrace.ports import Submission
 from headrace.request import Endpoint, Lane, Request
-from headrace.wire.draft import Draft, Prompters, draft, read_fields
+from headrace.wire.draft import Draft, draft, read_fields
 from headrace.wire.json_object import fingerprint, parse_object
+from headrace.wire.prompter import Prompters
 from producer_api.body import read_body
 from producer_api.services import Services
 from producer_api.written import written
@@ -83,6 +84,7 @@ async def admit(services: Services, http: HttpRequest, tenant: str, *, lane: Lan
         attended=attended,
         include_usage=drafted.include_usage,
         return_token_ids=drafted.return_token_ids,
+        echo=drafted.echo,
     )
     submission = Submission(request=request, idempotency_key=key, body_hash=body_hash, ttl_ms=ttl_ms)
     accepted = await written(lambda: services.queue.accept(submission))

@@ -10,6 +10,7 @@ from headrace.errors import CursorInvalid, QueueUnavailable, RequestError
 from headrace.ports import START, Job, JobQueue, LogEntry
 from headrace.request import Request
 from headrace.state import TERMINAL
+from headrace.wire.spelling import Spelling
 from producer_api.chunks import entry_events, opening, resume_point
 from producer_api.log_reader import Interrupted
 from producer_api.metrics import Metrics
@@ -38,17 +39,24 @@ class Delivery:
 
 
 async def stream_frames(
-    services: Services, request: Request, *, seen: Cursor | None = None, committed: int = 0, since: float | None = None
+    services: Services,
+    request: Request,
+    spelling: Spelling | None,
+    *,
+    seen: Cursor | None = None,
+    committed: int = 0,
+    since: float | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Frames of the events behind `seen` (None: all), up to the job's end. `committed`: tokens in the log, of a job that may have ended.
+    `spelling`: a fresh one.
 
     Raises Interrupted if the stream cannot go on: on shutdown, or when the job is not known any more.
     """
     delivery = Delivery(services.metrics, since)
     ping_s, clock = services.settings.ping_s, asyncio.get_running_loop().time
-    after = START if seen is None else resume_point(seen)
+    after = START if seen is None else resume_point(seen, spelling)
     with services.metrics.open_streams.track_inprogress(), services.reader.subscribe(request.id, after, attended=request.attended) as log:
-        if seen is None and (events := opening(request)):
+        if events := [event for event in opening(request, spelling) if seen is None or event.cursor > seen]:
             yield frame(events)
         ping_at = clock() + ping_s
         while True:
@@ -57,7 +65,7 @@ async def stream_frames(
             events = []
             for entry in entries:
                 committed = entry.position.n if entry.end is None else committed
-                events += [event for event in entry_events(request, entry, committed) if seen is None or event.cursor > seen]
+                events += [event for event in entry_events(request, entry, committed, spelling) if seen is None or event.cursor > seen]
             if events:
                 yield frame(events)
             if entries and entries[-1].end is not None:
@@ -107,10 +115,10 @@ async def anything_behind(queue: JobQueue, job: Job, seen: Cursor, *, param: str
         if seen.epoch > job.epoch or seen.n > job.committed:
             raise ahead
         return True
-    rest = await queue.read_log(job.request.tenant, job.request.id, resume_point(seen), 1)
+    rest = await queue.read_log(job.request.tenant, job.request.id, resume_point(seen, None), 1)
     if not rest:
         raise ahead
-    last = entry_events(job.request, rest[0], job.committed)[-1].cursor if rest[0].end is not None else None
+    last = entry_events(job.request, rest[0], job.committed, None)[-1].cursor if rest[0].end is not None else None
     if last is not None and seen > last:
         raise ahead
     return seen != last

@@ -9,6 +9,8 @@ from headrace.request import Request
 from headrace.state import TERMINAL, State
 from headrace.wire.answers import usage, whole_answer
 from headrace.wire.outcomes import ended_error
+from headrace.wire.prompter import Prompters
+from headrace.wire.spelling import Spelling
 
 _PAGE = 1_000
 
@@ -44,8 +46,11 @@ def job_summary(job: Job) -> dict[str, Any]:
     }
 
 
-async def job_object(queue: JobQueue, job: Job) -> dict[str, Any]:
-    """A job with its text so far and, once it is done, its answer. Raises as JobQueue.read_log."""
+async def job_object(queue: JobQueue, job: Job, prompters: Prompters) -> dict[str, Any]:
+    """A job with its text so far (that of its first choice) and, once it is done, its answer.
+
+    Raises as JobQueue.read_log, and ModelNotFound or ModelUnavailable for an answer whose tokens only the model can spell.
+    """
     log = await _whole_log(queue, job)
     position = await queue.queue_position(job.request.tenant, job.request.id) if job.state is State.QUEUED else None
     return {
@@ -53,8 +58,8 @@ async def job_object(queue: JobQueue, job: Job) -> dict[str, Any]:
         "queue_position": position,
         # The log may have grown since the look at the job; the count goes with the text.
         "usage": usage(job.request, sum(len(entry.token_ids) for entry in log)),
-        "output_text": "".join(entry.text for entry in log),
-        "result": whole_answer(job.request, log) if job.state is State.DONE else None,
+        "output_text": "".join(entry.text for entry in log if entry.choice == 0),
+        "result": whole_answer(job.request, log, Spelling.of(job.request, prompters)) if job.state is State.DONE else None,
     }
 
 

@@ -1,14 +1,17 @@
 """A worker without an engine: it takes jobs through the WorkQueue port and writes real log entries, word for word as scripted.
 
+All choices of a job say the same, in turn. A token's id is its place in the log, and any token is half as likely as the one before it.
+
 A killed one leaves its jobs leased, as a dead process does; another one goes on behind the last committed token.
 """
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from headrace.logprobs import Logprobs
 from headrace.ports import Append, Claim, Finish, Held, Verdict, WorkQueue
 from headrace.request import Lane, Request
 from headrace.state import State
@@ -35,6 +38,17 @@ def pangram(request: Request) -> Script:
     pieces = (*PANGRAM, "")
     limit = request.sampling.max_tokens
     return Script(pieces) if limit >= len(pieces) else Script(pieces[:limit], reason="length")
+
+
+def _logprobs(token_ids: Sequence[int], request: Request) -> tuple[Logprobs, ...]:
+    top = request.sampling.logprobs
+    if top is None:
+        return ()
+    return tuple(Logprobs(-0.5, tuple((token + i, -0.5 - i) for i in range(top))) for token in token_ids)
+
+
+def _prompt_logprobs(request: Request) -> tuple[Logprobs, ...]:
+    return _logprobs(request.prompt_ids[1:], request) if request.sampling.prompt_logprobs else ()
 
 
 class Pace:
@@ -134,11 +148,22 @@ class ScriptedWorker:
         job_id, epoch, committed = claim.request.id, claim.epoch, claim.committed
         script = self._script(claim.request)
         job = self._jobs[job_id] = _Job(claim)
-        for piece in script.pieces[committed:]:
+        n = claim.request.sampling.n
+        for written in range(committed, n * len(script.pieces)):
             await self._pace.step(lambda: job.stop is not None)
             if job.stop is not None:
                 break
-            append = Append(job_id=job_id, epoch=epoch, start=committed, token_ids=(committed,), text=piece)
+            place, choice = divmod(written, n)
+            append = Append(
+                job_id=job_id,
+                epoch=epoch,
+                start=committed,
+                token_ids=(committed,),
+                text=script.pieces[place],
+                choice=choice,
+                logprobs=_logprobs([committed], claim.request),
+                prompt_logprobs=_prompt_logprobs(claim.request) if place == 0 else (),
+            )
             [verdict] = await self._queue.append([append])
             if verdict is Verdict.FENCED:
                 return
@@ -146,6 +171,7 @@ class ScriptedWorker:
             job.stop = _STOPS.get(verdict)
         if job.stop is None:
             await self._pace.step(lambda: job.stop is not None)
-        state, reason = job.stop or (script.end, script.reason)
+        reasons = ",".join([script.reason] * n) if script.end is State.DONE else script.reason
+        state, reason = job.stop or (script.end, reasons)
         await self._queue.finish([Finish(job_id=job_id, epoch=epoch, committed=committed, state=state, reason=reason)])
         del self._jobs[job_id]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from headrace.capabilities import CAPABILITIES, Capabilities
+from headrace.tokenizer import Token
 
 TURN_START, TURN_END = 1, 2
 _FIRST_WORD = 3
@@ -28,3 +29,10 @@ class WordPrompter:
     def text(self, prompt: str) -> tuple[int, ...]:
         words = self.vocab_size - _FIRST_WORD
         return tuple(_FIRST_WORD + crc32(word.encode()) % words for word in prompt.split())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Hashes cannot be undone: words of its own."""
+        return "".join(self.spell(token).data.decode() for token in token_ids if token >= _FIRST_WORD)
+
+    def spell(self, token_id: int) -> Token:
+        return Token(f" w{token_id}".encode(), token_id < _FIRST_WORD)

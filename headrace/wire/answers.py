@@ -6,6 +6,7 @@ from typing import Any
 
 from headrace.ports import LogEntry
 from headrace.request import Endpoint, Request
+from headrace.wire.spelling import Spelling, joined
 
 FINGERPRINT = f"headrace-{version('headrace')}"
 
@@ -24,20 +25,33 @@ def bare_job_id(text: str) -> str:
     return text
 
 
-def whole_answer(request: Request, entries: Sequence[LogEntry]) -> dict[str, Any]:
+def whole_answer(request: Request, entries: Sequence[LogEntry], spelling: Spelling | None) -> dict[str, Any]:
     """The chat.completion or text_completion object of a finished job from its whole log, end entry included."""
-    text = "".join(entry.text for entry in entries)
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": entries[-1].reason}
+    kind = "chat.completion" if request.endpoint is Endpoint.CHAT else "text_completion"
+    *tokens, end = entries
+    choices = [
+        _choice(request, index, [entry for entry in tokens if entry.choice == index], reason, spelling)
+        for index, reason in enumerate(finish_reasons(request, end))
+    ]
+    return answer_object(request, kind, choices) | {"usage": usage(request, sum(len(entry.token_ids) for entry in tokens))}
+
+
+def _choice(request: Request, index: int, own: Sequence[LogEntry], reason: str, spelling: Spelling | None) -> dict[str, Any]:
+    text = ("" if spelling is None else spelling.echo) + "".join(entry.text for entry in own)
+    parts = [] if spelling is None else [part for entry in own for part in (spelling.prompt_logprobs(entry), spelling.logprobs(entry))]
+    choice: dict[str, Any] = {"index": index, "logprobs": joined(parts), "finish_reason": reason}
     if request.endpoint is Endpoint.CHAT:
-        kind = "chat.completion"
         choice["message"] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     else:
-        kind = "text_completion"
         choice["text"] = text
     if request.return_token_ids:
-        choice["token_ids"] = [token for entry in entries for token in entry.token_ids]
-    tokens = sum(len(entry.token_ids) for entry in entries)
-    return answer_object(request, kind, [choice]) | {"usage": usage(request, tokens)}
+        choice["token_ids"] = [token for entry in own for token in entry.token_ids]
+    return choice
+
+
+def finish_reasons(request: Request, end: LogEntry) -> list[str]:
+    """How each choice of a job that is done has ended."""
+    return end.reason.split(",") if request.sampling.n > 1 else [end.reason]
 
 
 def usage(request: Request, completion_tokens: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field, WithJsonSchema
 
 from headrace.errors import InvalidRequest
+from headrace.request import MAX_TOP_LOGPROBS
 from headrace.wire.fields import Strict, few_pairs, metadata_pairs, one_of, only, wrong
 from headrace.wire.generation import Generation
 from headrace.wire.json_object import json_type
@@ -70,8 +71,8 @@ class ChatBody(Generation):
     messages: Annotated[list[Message], FailFast(), Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
-    logprobs: Annotated[Any, only(False)] = None
-    top_logprobs: Annotated[Any, only(0)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: Annotated[Any, only({"type": "text"})] = None
     modalities: Annotated[Any, only(["text"])] = None
     tools: Annotated[Any, only([])] = None
@@ -103,3 +104,11 @@ class ChatBody(Generation):
                 f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) mean the same and differ; send one.", param="max_tokens"
             )
         return old if new is None else new
+
+    @property
+    def told_logprobs(self) -> int | None:
+        return self.top_logprobs or 0 if self.logprobs else None
+
+    def check(self) -> None:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest(f"'top_logprobs' ({self.top_logprobs}) is only allowed when 'logprobs' is true.", param="top_logprobs")

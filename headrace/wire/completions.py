@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
+from headrace.errors import InvalidRequest
+from headrace.request import MAX_TOP_LOGPROBS
 from headrace.wire.fields import only, wrong
 from headrace.wire.generation import Generation
 from headrace.wire.json_object import json_type
@@ -31,7 +33,23 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
 class CompletionBody(Generation):
     prompt: Annotated[str | tuple[int, ...], BeforeValidator(_prompt, json_schema_input_type=str | list[str] | list[int] | list[list[int]])]
 
-    best_of: Annotated[Any, only(1)] = None
-    echo: Annotated[Any, only(False)] = None
-    logprobs: Annotated[Any, only()] = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     suffix: Annotated[Any, only("")] = None
+
+    @property
+    def told_logprobs(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def echoes(self) -> bool:
+        return bool(self.echo)
+
+    def check(self) -> None:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise InvalidRequest(
+                f"'best_of' ({self.best_of}) is only supported equal to 'n' ({self.n or 1}): all that is generated is answered.",
+                param="best_of",
+                code="unsupported_parameter",
+            )

@@ -4,7 +4,7 @@ Pure functions of the body and the model, shared by whoever takes requests in: t
 refused here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,9 @@ from headrace.request import Endpoint, Sampling
 from headrace.wire.chat import ChatBody
 from headrace.wire.completions import CompletionBody
 from headrace.wire.problems import explain
-from headrace.wire.prompter import Prompter
+from headrace.wire.prompter import Prompter, Prompters
 
 Body = ChatBody | CompletionBody
-Prompters = Callable[[str], Prompter]
-"""The prompter of a model by its name. Raises ModelNotFound, ModelUnavailable."""
 
 _SCHEMAS: Mapping[Endpoint, type[ChatBody] | type[CompletionBody]] = {Endpoint.CHAT: ChatBody, Endpoint.COMPLETIONS: CompletionBody}
 _PROMPT_PARAM = {Endpoint.CHAT: "messages", Endpoint.COMPLETIONS: "prompt"}
@@ -39,6 +37,7 @@ class Draft:
     stream: bool
     include_usage: bool
     return_token_ids: bool
+    echo: bool
 
 
 def read_fields(parsed: Mapping[str, Any], endpoint: Endpoint) -> Body:
@@ -51,18 +50,23 @@ def read_fields(parsed: Mapping[str, Any], endpoint: Endpoint) -> Body:
 
 def draft(body: Body, prompters: Prompters, seed: int) -> Draft:
     """Raises RequestError, ModelUnavailable. `seed` is used if the body names none. May take a second for megabytes of text."""
+    prompter = _checked(body, prompters)
     limit = body.token_limit
-    prompter = prompters(body.model)
-    _check_engine(body, prompter)
     prompt_ids = _prompt_ids(body, prompter)
+    max_tokens = _max_tokens(len(prompt_ids), limit, prompter.context_length, _endpoint(body))
+    if body.min_tokens is not None and body.min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"'min_tokens' must be at most {max_tokens}, as many tokens as the answer may have, got {body.min_tokens}.", param="min_tokens"
+        )
     return Draft(
         endpoint=_endpoint(body),
         model=body.model,
         prompt_ids=prompt_ids,
-        sampling=body.sampling(max_tokens=_max_tokens(len(prompt_ids), limit, prompter.context_length, _endpoint(body)), seed=seed),
+        sampling=body.sampling(max_tokens=max_tokens, seed=seed),
         stream=bool(body.stream),
         include_usage=body.include_usage,
         return_token_ids=bool(body.return_token_ids),
+        echo=body.echoes,
     )
 
 
@@ -72,22 +76,28 @@ def check_fits(body: Body, prompters: Prompters) -> None:
     No token is shorter than a byte. (Where a tokenizer's normalization lengthens the text, a prompt that is too long may pass, and `draft`
     refuses it.)
     """
+    prompter = _checked(body, prompters)
     limit = body.token_limit
-    prompter = prompters(body.model)
-    _check_engine(body, prompter)
     if isinstance(body, ChatBody):
         longest = prompter.longest_chat(_messages(body))
     elif isinstance(body.prompt, str):
         longest = len(body.prompt.encode())
     else:
         longest = prompter.context_length  # token ids have their own range to check
-    if longest + _TOKENS_AROUND + (limit or 1) > prompter.context_length:
+    if longest + _TOKENS_AROUND + (limit or 1) > prompter.context_length or (body.min_tokens or 0) > (limit or 1):
         draft(body, prompters, seed=0)
 
 
-def _check_engine(body: Body, prompter: Prompter) -> None:
-    """Raises InvalidRequest for what the engine cannot do, before the prompt is tokenized."""
+def _checked(body: Body, prompters: Prompters) -> Prompter:
+    """The body's prompter, once all is checked that needs no prompt. Raises RequestError, ModelUnavailable."""
+    body.check()
+    prompter = prompters(body.model)
     prompter.can.check(body.sampling(max_tokens=1, seed=0))
+    for param, ids in (("logit_bias", (token for token, _ in body.logit_bias)), ("stop_token_ids", body.stop_token_ids)):
+        for token in ids:
+            if not 0 <= token < prompter.vocab_size:
+                raise InvalidRequest(f"'{param}' must name token ids from 0 to {prompter.vocab_size - 1}, got {token}.", param=param)
+    return prompter
 
 
 def _endpoint(body: Body) -> Endpoint:

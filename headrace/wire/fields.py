@@ -3,6 +3,7 @@
 Every check raises PydanticCustomError with the envelope's `code` as its type and, as its message, what follows the field's name.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,12 @@ from headrace.request import MAX_STOPS
 from headrace.wire.json_object import json_type
 
 MAX_STOP_CHARS = 256
+MAX_STOP_IDS = 64
+MAX_BIASES = 1_024
+MAX_BIAS = 100.0
 UNKNOWN_FIELD = "unknown_field"
 """Error type for a field of the value that is at fault; its name is in the context."""
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _MAX_METADATA = 16
 _MAX_METADATA_KEY = 64
 _MAX_METADATA_VALUE = 512
@@ -84,6 +89,40 @@ def stop_strings(value: Any) -> tuple[str, ...]:
         if not 1 <= len(stop) <= MAX_STOP_CHARS:
             raise wrong("invalid_value", f"must hold strings of 1 to {MAX_STOP_CHARS} characters, got one of {len(stop)}.")
     return tuple(stops)
+
+
+def stop_ids(value: Any) -> tuple[int, ...]:
+    """null, or token ids; whether the model has them is for later."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise wrong("invalid_type", f"must be an array of token ids, got {json_type(value)}.")
+    if len(value) > MAX_STOP_IDS:
+        raise wrong("invalid_value", f"must hold at most {MAX_STOP_IDS} token ids, got {len(value)}.")
+    for index, token in enumerate(value):
+        if type(token) is not int:  # bool is a subclass of int
+            raise wrong("invalid_type", f"must be an array of token ids, but element [{index}] is {json_type(token)}.")
+    return tuple(value)
+
+
+def logit_biases(value: Any) -> tuple[tuple[int, float], ...]:
+    """null, or biases by token id, by id; whether the model has them is for later."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict):
+        raise wrong("invalid_type", f"must be an object of token ids and biases, got {json_type(value)}.")
+    if len(value) > MAX_BIASES:
+        raise wrong("invalid_value", f"must hold at most {MAX_BIASES} token ids, got {len(value)}.")
+    biases: dict[int, float] = {}
+    for name, bias in value.items():
+        if not _TOKEN_ID.fullmatch(name):
+            raise wrong("invalid_value", f"must have token ids as its keys, got {name[:40]!r}.")
+        if type(bias) not in (int, float):
+            raise wrong("invalid_type", f"must have numbers as its values, but that of {name} is {json_type(bias)}.")
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise wrong("invalid_value", f"must hold biases from {-MAX_BIAS:.0f} to {MAX_BIAS:.0f}, got {bias} for {name}.")
+        biases[int(name)] = float(bias)
+    return tuple(sorted(biases.items()))
 
 
 def few_pairs(pairs: Any) -> Any:

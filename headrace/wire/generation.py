@@ -1,12 +1,13 @@
 """What the bodies of both endpoints share: the model, how to sample, when to stop, how to answer."""
 
-from typing import Annotated, Any
+from abc import abstractmethod
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 from headrace.errors import InvalidRequest
-from headrace.request import Sampling
-from headrace.wire.fields import Strict, only, stop_strings
+from headrace.request import MAX_CHOICES, Sampling
+from headrace.wire.fields import Strict, logit_biases, stop_ids, stop_strings
 
 _INT64 = 2**63
 
@@ -27,15 +28,19 @@ class Generation(Strict):
     seed: Annotated[int, Field(ge=-_INT64, le=_INT64 - 1)] | None = None
     stop: Annotated[tuple[str, ...], BeforeValidator(stop_strings, json_schema_input_type=str | list[str] | None)] = ()
 
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(logit_biases, json_schema_input_type=dict[str, float] | None)] = ()
+
     # Not OpenAI's, but common among open engines.
     top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(stop_ids, json_schema_input_type=list[int] | None)] = ()
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
-
-    n: Annotated[Any, only(1)] = None
-    frequency_penalty: Annotated[Any, only(0, 0.0)] = None
-    presence_penalty: Annotated[Any, only(0, 0.0)] = None
-    logit_bias: Annotated[Any, only({})] = None
 
     user: str | None = None
     """Accepted and without effect."""
@@ -44,6 +49,20 @@ class Generation(Strict):
     def token_limit(self) -> int | None:
         """Most tokens to generate; None: what is left of the context. Raises InvalidRequest."""
         return self.max_tokens
+
+    @property
+    @abstractmethod
+    def told_logprobs(self) -> int | None:
+        """How many alternatives to tell beside each token's log-probability; None: tell nothing."""
+
+    @property
+    def echoes(self) -> bool:
+        """The answer begins with the prompt."""
+        return False
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises InvalidRequest for fields that do not go together."""
 
     @property
     def include_usage(self) -> bool:
@@ -59,6 +78,16 @@ class Generation(Strict):
             seed=seed if self.seed is None else self.seed,
             stop=self.stop,
             ignore_eos=bool(self.ignore_eos),
+            n=self.n or 1,
+            min_p=self.min_p or 0.0,
+            logprobs=self.told_logprobs,
+            logit_bias=self.logit_bias,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            stop_token_ids=self.stop_token_ids,
+            min_tokens=self.min_tokens or 0,
+            prompt_logprobs=self.echoes and self.told_logprobs is not None,
         )
 
     def check_streaming(self) -> None:

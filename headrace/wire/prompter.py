@@ -1,13 +1,13 @@
-"""What turning a caller's input into prompt token ids takes of one model. Torch-free."""
+"""What turning a caller's input into prompt token ids, and tokens into words, takes of one model. Torch-free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from headrace.capabilities import AUTO, Capabilities, capabilities_of
 from headrace.chat_template import ChatTemplate
 from headrace.model_folder import ModelFolder, locate
-from headrace.tokenizer import Tokenizer
+from headrace.tokenizer import Token, Tokenizer
 
 
 class Prompter(Protocol):
@@ -38,6 +38,18 @@ class Prompter(Protocol):
     def text(self, prompt: str) -> tuple[int, ...]:
         """Token ids of plain text."""
         ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+        ...
+
+    def spell(self, token_id: int) -> Token:
+        """One token by itself."""
+        ...
+
+
+Prompters = Callable[[str], Prompter]
+"""The prompter of a model by its name. Raises ModelNotFound, ModelUnavailable."""
 
 
 class FolderPrompter:
@@ -75,3 +87,9 @@ class FolderPrompter:
 
     def text(self, prompt: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(prompt))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(token_ids)
+
+    def spell(self, token_id: int) -> Token:
+        return self._tokenizer.spell(token_id)

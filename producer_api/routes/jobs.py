@@ -11,6 +11,7 @@ from headrace.ids import is_job_id
 from headrace.request import Lane
 from headrace.state import LIVE
 from headrace.wire.answers import bare_job_id
+from headrace.wire.spelling import Spelling
 from producer_api import openapi
 from producer_api.admission import admit
 from producer_api.auth import Tenant
@@ -56,14 +57,14 @@ async def list_jobs(
 @router.get("/v1/jobs/{job_id}")
 async def get_job(job_id: JobId, services: Served, tenant: Tenant) -> Response:
     """One job, with its text so far, and its answer once it is done."""
-    return json_response(await job_object(services.queue, await services.queue.get(tenant, job_id)))
+    return json_response(await job_object(services.queue, await services.queue.get(tenant, job_id), services.catalog.get))
 
 
 @router.post("/v1/jobs/{job_id}/cancel")
 async def cancel_job(job_id: JobId, services: Served, tenant: Tenant) -> Response:
     """Stop a job; what it has generated is kept. A job that has ended stays as it is."""
     await services.queue.cancel(tenant, job_id)
-    return json_response(await job_object(services.queue, await services.queue.get(tenant, job_id)))
+    return json_response(await job_object(services.queue, await services.queue.get(tenant, job_id), services.catalog.get))
 
 
 @router.get("/v1/jobs/{job_id}/events", response_class=Response, responses={**openapi.EVENTS, 204: {"description": "All was seen."}})
@@ -82,10 +83,11 @@ async def job_events(
     job = await services.queue.get(tenant, job_id)
     if job.request.attended and job.state in LIVE:
         await services.queue.attend([job_id])
+    spelling = Spelling.of(job.request, services.catalog.get)
     param, text = ("Last-Event-ID", last_event_id) if last_event_id else ("after", after)
     if not text:
-        return EventStream(stream_frames(services, job.request, committed=job.committed))
+        return EventStream(stream_frames(services, job.request, spelling, committed=job.committed))
     seen = parse_cursor(text, param=param)
     if not await anything_behind(services.queue, job, seen, param=param):
         return Response(status_code=204)
-    return EventStream(stream_frames(services, job.request, seen=seen, committed=job.committed))
+    return EventStream(stream_frames(services, job.request, spelling, seen=seen, committed=job.committed))

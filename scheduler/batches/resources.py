@@ -7,7 +7,7 @@ from pathlib import Path
 from headrace.batch_ports import BatchWork, BlobStore, FileRegistry
 from headrace.files.journals import Journals
 from headrace.ports import JobQueue
-from headrace.wire.draft import Prompters
+from headrace.wire.prompter import Prompters
 from scheduler.batches.validate import InputLimits
 
 

@@ -11,6 +11,7 @@ from headrace.ports import Job, LogEntry
 from headrace.state import State
 from headrace.wire.answers import whole_answer
 from headrace.wire.outcomes import OUTCOMES, ended_error, error_object
+from headrace.wire.spelling import Spelling
 
 _UNDONE = {
     "result_lost": "The result of this request was lost with the disk it was on.",
@@ -19,11 +20,11 @@ _UNDONE = {
 }
 
 
-def ended_result(line: int, custom_id: str, job: Job, log: Sequence[LogEntry]) -> Result:
+def ended_result(line: int, custom_id: str, job: Job, log: Sequence[LogEntry], spelling: Spelling | None) -> Result:
     """The result of a line whose job has ended, from its whole log."""
     job_id = job.request.id
     if job.state is State.DONE:
-        data = _responded(job_id, custom_id, 200, whole_answer(job.request, log))
+        data = _responded(job_id, custom_id, 200, whole_answer(job.request, log, spelling))
         return Result(line, True, len(job.request.prompt_ids), job.committed, data)
     error = ended_error(job.state, job.reason)
     return Result(line, False, 0, 0, _responded(job_id, custom_id, OUTCOMES[job.state].status, {"error": error}))

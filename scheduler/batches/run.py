@@ -19,6 +19,7 @@ from headrace.ports import START, Job, Submission
 from headrace.request import Lane, Request
 from headrace.state import TERMINAL, State
 from headrace.wire.draft import Draft, draft
+from headrace.wire.spelling import Spelling
 from scheduler.batches.batch_line import parse_line, read_body
 from scheduler.batches.hold import Hold
 from scheduler.batches.lines import Input
@@ -171,8 +172,15 @@ class Runner:
             if job.state in (State.EXPIRED, State.CANCELLED) and self._stopping:
                 self._live.discard(line)  # undone: it gets its error line when the files are written
             elif log:
-                results.append(ended_result(line, self._custom_id(line), job, log))
+                results.append(ended_result(line, self._custom_id(line), job, log, self._spelling(job.request)))
         await self._queue.forget([self._job_id(line) for line in await self._record(results)])
+
+    def _spelling(self, request: Request) -> Spelling | None:
+        """Raises ModelUnavailable: like its request, an answer waits until its model is served again."""
+        try:
+            return Spelling.of(request, self._resources.prompters)
+        except ModelNotFound as error:
+            raise ModelUnavailable(error.message) from error
 
     async def _record(self, results: Sequence[Result]) -> list[int]:
         """The lines whose results are in the journal now. One that is not, for another writer's sake, stays in flight."""
@@ -271,6 +279,7 @@ class Runner:
             stream=False,
             attended=False,
             return_token_ids=drafted.return_token_ids,
+            echo=drafted.echo,
         )
         ttl_ms = max(1, self._batch.expires_ms - self._resources.now_ms())
         return Submission(request=request, idempotency_key=None, body_hash="", ttl_ms=ttl_ms)

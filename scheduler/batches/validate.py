@@ -7,7 +7,8 @@ from typing import BinaryIO
 from headrace.batch import LineFault
 from headrace.errors import InvalidRequest, RequestError
 from headrace.request import Endpoint
-from headrace.wire.draft import Prompters, check_fits
+from headrace.wire.draft import check_fits
+from headrace.wire.prompter import Prompters
 from scheduler.batches.batch_line import BatchLine, check_address, parse_line, read_body
 from scheduler.batches.lines import Index, Line, read_lines
 

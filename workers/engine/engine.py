@@ -16,7 +16,7 @@ from workers.engine.logit_rules import LogitRules
 from workers.engine.next_token import NextToken
 from workers.engine.output import Output, end_ids_of
 from workers.engine.planner import Plan, Planner
-from workers.engine.runner import OutOfMemory, Runner
+from workers.engine.runner import Computed, OutOfMemory, Runner
 from workers.engine.sequence import Sequence
 from workers.ports import Capacity, Delta, EngineRequest, EngineStats, FinishReason
 
@@ -88,6 +88,7 @@ class PagedEngine:
                 priority=request.priority,
                 arrival=self._arrivals,
                 choice=request.choice,
+                prompt_logprobs=[] if request.sampling.prompt_logprobs and not request.committed_ids else None,
                 rules=LogitRules.of(
                     request.sampling,
                     {token for token in end_ids if 0 <= token < self._folder.vocab_size},
@@ -108,10 +109,10 @@ class PagedEngine:
         if not plan.rows:
             return early
         try:
-            tokens = self._runner.run(plan)
+            computed = self._runner.run(plan)
         except OutOfMemory as error:
             return early + self._yield_to(plan, error)
-        return early + self._account(plan, tokens)
+        return early + self._account(plan, computed)
 
     def capacity(self, priority: int) -> Capacity:
         slots, tokens = self._planner.room(priority)
@@ -169,12 +170,14 @@ class PagedEngine:
             return f"token id {outside} is outside the vocabulary of {self._folder.vocab_size}"
         return None
 
-    def _account(self, plan: Plan, tokens: list[NextToken | None]) -> list[Delta]:
+    def _account(self, plan: Plan, computed: Computed) -> list[Delta]:
         self._steps += 1
         self._preemptions += len(plan.preempted)
         self._planner.account(plan)
+        for row, scores in zip((row for row in plan.rows if row.targets), computed.scores, strict=True):
+            self._planner[row.sequence_id].score(row.start, scores)
         sampled = (row.sequence_id for row in plan.rows if row.sampling is not None)
-        return [self._accept(request_id, token) for request_id, token in zip(sampled, tokens, strict=True)]
+        return [self._accept(request_id, token) for request_id, token in zip(sampled, computed.tokens, strict=True)]
 
     def _accept(self, request_id: str, token: NextToken | None) -> Delta:
         """One new token of one request; None if the model computed nonsense for it."""
@@ -184,11 +187,20 @@ class PagedEngine:
             shown = self._outputs[request_id].add(token.id)
         except TokenizerFailed as error:
             return self._fail(request_id, Fault.ENGINE_ERROR, str(error))
-        self._planner[request_id].append(token.id)
+        sequence = self._planner[request_id]
+        sequence.append(token.id)
+        prompt_logprobs = sequence.take_scores()
         if shown.finish:
             self._forget(request_id)
         logprobs = () if token.logprobs is None else (token.logprobs,)
-        return Delta(request_id=request_id, token_ids=(token.id,), text=shown.text, logprobs=logprobs, finish=shown.finish)
+        return Delta(
+            request_id=request_id,
+            token_ids=(token.id,),
+            text=shown.text,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            finish=shown.finish,
+        )
 
     def _yield_to(self, plan: Plan, error: OutOfMemory) -> list[Delta]:
         """Smaller steps are tried until there is nothing left to make smaller: then it is this one request that does not fit."""

@@ -59,4 +59,4 @@ def _tell(logprobs: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[Log
 
 def _readable(logprob: float) -> float:
     """Six places are what float32 holds; more would only fill the log."""
-    return round(max(logprob, _UNLIKELY), 6)
+    return round(max(_UNLIKELY, logprob), 6)  # in this order NaN, which JSON has not either, is as unlikely

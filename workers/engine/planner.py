@@ -39,6 +39,10 @@ class Row:
     choice: int = 0
     rules: LogitRules | None = None
     """As the tokens so far have made them; they change once the plan has been computed."""
+    targets: tuple[int, ...] = ()
+    """If the prompt is scored: the prompt's tokens behind each of `token_ids`, of which the last may have none."""
+    alternatives: int = 0
+    """How many to tell beside each target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +259,8 @@ class _Step:
             position=sequence.generated,
             choice=sequence.choice,
             rules=sequence.rules,
+            targets=tuple(sequence.tokens[sequence.computed + 1 : sequence.computed + count + 1]) if sequence.scores_prompt else (),
+            alternatives=sequence.sampling.logprobs or 0,
         )
         sequence.blocks += new_blocks
 

@@ -1,23 +1,35 @@
 """The runner computes a plan: plan → tensors → logits of the sampled rows → their next tokens."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from headrace.errors import ModelUnavailable, SettingsError
+from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
 from workers.engine.attention import Attention, Batch, TorchAttention
 from workers.engine.config import EngineConfig
 from workers.engine.kv_cache import KvCache
 from workers.engine.models.llama import Llama, LlamaShape
 from workers.engine.models.weights import Weights
-from workers.engine.next_token import NextToken, next_tokens
+from workers.engine.next_token import NextToken, next_tokens, tell
 from workers.engine.planner import Plan
 from workers.engine.sampler import Draw
 
 
 class OutOfMemory(Exception):
     """A step did not fit the device's memory. Nothing was computed that running it again would not overwrite."""
+
+
+class Computed(NamedTuple):
+    """What came of a plan, in the order of its rows."""
+
+    tokens: list[NextToken | None]
+    """Of each row that samples; None where its logits are not numbers."""
+    scores: list[list[Logprobs]]
+    """Of each row that has targets."""
 
 
 class Runner:
@@ -63,8 +75,8 @@ class Runner:
 
         return NumbaAttention(self._cache, self._heads)
 
-    def run(self, plan: Plan) -> list[NextToken | None]:
-        """The next token of each row of the plan that samples, in order; None where its logits are not numbers. Raises OutOfMemory.
+    def run(self, plan: Plan) -> Computed:
+        """Raises OutOfMemory.
 
         Running a plan again is harmless: it writes the same keys and values to the same places.
         """
@@ -79,7 +91,8 @@ class Runner:
         try:
             with torch.inference_mode():
                 logits = self._model(self._batch(plan), self._attention)
-                return next_tokens(logits, draws) if draws else []
+                scores = _score(logits[len(draws) :], plan)
+                return Computed(next_tokens(logits[: len(draws)], draws) if draws else [], scores)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise OutOfMemory(_first_line(error)) from error
         except RuntimeError as error:
@@ -91,7 +104,9 @@ class Runner:
         token_ids: list[int] = []
         positions: list[int] = []
         sampled: list[int] = []
+        scored: list[int] = []
         for row in plan.rows:
+            scored += range(len(token_ids), len(token_ids) + len(row.targets))
             token_ids += row.token_ids
             positions += range(row.start, row.start + len(row.token_ids))
             if row.sampling is not None:
@@ -102,8 +117,17 @@ class Runner:
             slots=tuple(row.slot for row in plan.rows),
             starts=tuple(row.start for row in plan.rows),
             counts=tuple(len(row.token_ids) for row in plan.rows),
-            sampled=torch.tensor(sampled, dtype=torch.int64, device=self.device),
+            sampled=torch.tensor(sampled + scored, dtype=torch.int64, device=self.device),
         )
+
+
+def _score(logits: Tensor, plan: Plan) -> list[list[Logprobs]]:
+    """`logits`: of the places before the targets of all rows, in turn. They are no more than a step's tokens, and not kept."""
+    rows = [row for row in plan.rows if row.targets]
+    if not rows:
+        return []
+    told = iter(tell(logits, [token for row in rows for token in row.targets], [row.alternatives for row in rows for _ in row.targets]))
+    return [[next(told) for _ in row.targets] for row in rows]
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from headrace.logprobs import Logprobs
 from headrace.request import Sampling
 from workers.engine.logit_rules import LogitRules
 
@@ -30,6 +31,8 @@ class Sequence:
     choice: int = 0
     rules: LogitRules | None = None
     """What it changes about its logits, if anything."""
+    prompt_logprobs: list[Logprobs] | None = None
+    """Of the prompt's tokens computed so far, but the first; None if nobody asks, or once they were told."""
     computed: int = 0
     """Known tokens whose keys and values lie in the cache. A step moves it towards len(tokens); a preemption back to 0."""
     blocks: list[int] = field(default_factory=list)
@@ -43,6 +46,21 @@ class Sequence:
         self.tokens.append(token_id)
         if self.rules is not None:
             self.rules.add(token_id)
+
+    def score(self, start: int, told: list[Logprobs]) -> None:
+        """Of the prompt's tokens behind those from `start` on; the same again where a preempted prompt is computed again."""
+        assert self.prompt_logprobs is not None
+        self.prompt_logprobs[start : start + len(told)] = told
+
+    def take_scores(self) -> tuple[Logprobs, ...]:
+        """All of the prompt's, once; they are told with the first token."""
+        told, self.prompt_logprobs = self.prompt_logprobs or (), None
+        return tuple(told)
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Its prompt's logits are wanted: all of it has to be computed, and nothing may be taken from what others have."""
+        return self.prompt_logprobs is not None
 
     @property
     def urgency(self) -> tuple[int, int]:

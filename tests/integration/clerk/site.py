@@ -25,7 +25,7 @@ from headrace.testing.eventually import eventually
 from headrace.testing.registry_bench import RegistryBench
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from headrace.testing.words import WordPrompter
-from headrace.wire.draft import Prompters
+from headrace.wire.prompter import Prompters
 from scheduler.batches.clerk import Clerk
 from scheduler.batches.resources import Resources
 from scheduler.batches.sweep import sweep

@@ -103,6 +103,45 @@ def test_logprobs_are_the_models_own(engine: PagedEngine, make_model: Callable[.
         assert [place for place, _ in told.top] == row.topk(3).indices.tolist()
 
 
+@pytest.mark.parametrize("budget", [512, 7, 1])
+def test_a_prompt_is_scored_however_it_is_cut(make_model: Callable[..., Path], budget: int) -> None:
+    folder = make_model()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    engine = open_engine(folder, block_size=8, max_running=4, token_budget=budget)
+    prompts = {"a": tuple(range(40, 70)), "b": (9,), "c": (1, 2)}
+    for request_id, prompt in prompts.items():
+        engine.add(ask(request_id, prompt, greedy(4, logprobs=2, prompt_logprobs=True, ignore_eos=True)))
+    engine.add(ask("quiet", prompts["a"], greedy(4, logprobs=2, ignore_eos=True)))
+    deltas = run(engine)
+    assert all(not delta.prompt_logprobs for delta in (*deltas["quiet"], *(delta for own in deltas.values() for delta in own[1:])))
+    assert ids_of(deltas["a"]) == ids_of(deltas["quiet"])
+    for request_id, prompt in prompts.items():
+        expected = torch.log_softmax(model(torch.tensor([prompt])).logits[0, :-1], -1).detach()
+        told = deltas[request_id][0].prompt_logprobs
+        assert len(told) == len(prompt) - 1
+        for token, row, one in zip(prompt[1:], expected, told, strict=True):
+            assert one.chosen == pytest.approx(float(row[token]), abs=1e-3)
+            assert [place for place, _ in one.top] == row.topk(2).indices.tolist()
+
+
+def test_a_prompt_is_scored_once_whoever_preempts_it(make_model: Callable[..., Path]) -> None:
+    engine = open_engine(make_model(), block_size=8, max_running=1, token_budget=8)
+    sampling = greedy(4, logprobs=0, prompt_logprobs=True, ignore_eos=True)
+    prompt = tuple(range(40, 70))
+    engine.add(ask("alone", prompt, sampling))
+    alone = run(engine)["alone"]
+    engine.add(ask("a", prompt, sampling, priority=1))
+    engine.step(0)
+    engine.add(ask("urgent", sampling=greedy(2)))
+    deltas = run(engine)
+    assert engine.stats().preemptions == 1
+    assert len(alone[0].prompt_logprobs) == 29
+    for one, again in zip(alone[0].prompt_logprobs, deltas["a"][0].prompt_logprobs, strict=True):
+        assert one.chosen == pytest.approx(again.chosen, abs=1e-4)
+    engine.add(ask("resumed", prompt, sampling, committed_ids=tuple(ids_of(alone)[:2])))
+    assert all(not delta.prompt_logprobs for delta in run(engine)["resumed"])
+
+
 def test_choices_of_one_seed_differ_and_resume_as_themselves(engine: PagedEngine) -> None:
     sampling = Sampling(max_tokens=12, temperature=1.5, seed=3, ignore_eos=True)
     for choice in range(3):

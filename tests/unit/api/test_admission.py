@@ -56,6 +56,19 @@ def test_token_ids_must_be_in_the_vocabulary(catalog: Catalog, token: int) -> No
         drafted(catalog, COMPLETIONS, prompt=[0, token])
 
 
+@pytest.mark.parametrize(("field", "value"), [("logit_bias", {"99": 1, "100": 1}), ("stop_token_ids", [99, 100])])
+def test_other_token_ids_must_be_in_it_too(catalog: Catalog, field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=rf"'{field}' must name token ids from 0 to 99, got 100") as caught:
+        drafted(catalog, COMPLETIONS, prompt="a", **{field: value})
+    assert caught.value.param == field
+
+
+def test_the_least_must_fit_into_the_most(catalog: Catalog) -> None:
+    assert drafted(catalog, COMPLETIONS, prompt="a b c", min_tokens=13).sampling.min_tokens == 13
+    with pytest.raises(InvalidRequest, match="'min_tokens' must be at most 13, as many tokens as the answer may have, got 14"):
+        drafted(catalog, COMPLETIONS, prompt="a b c", min_tokens=14)
+
+
 def test_text_without_a_token_is_no_prompt(catalog: Catalog) -> None:
     with pytest.raises(InvalidRequest, match="'prompt' must not be empty"):
         drafted(catalog, COMPLETIONS, prompt="   ")

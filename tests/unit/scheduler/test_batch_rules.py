@@ -113,7 +113,7 @@ def test_files_of_a_batch_have_ids_of_their_own() -> None:
 
 def test_an_answer_is_an_output_line() -> None:
     done = job(State.DONE)
-    result = ended_result(4, "mine", done, LOG)
+    result = ended_result(4, "mine", done, LOG, None)
     assert (result.line, result.answered, result.input_tokens, result.output_tokens) == (4, True, 3, 2)
     line = orjson.loads(result.data)
     assert line["custom_id"] == "mine"
@@ -130,7 +130,7 @@ def test_an_answer_is_an_output_line() -> None:
     [(State.FAILED, 500, "generation_failed"), (State.DEAD, 500, "worker_crashed"), (State.CANCELLED, 409, "cancelled")],
 )
 def test_an_end_that_is_no_answer_is_an_error_line(state: State, status: int, code: str) -> None:
-    result = ended_result(0, "mine", job(state, "why"), LOG[:2])
+    result = ended_result(0, "mine", job(state, "why"), LOG[:2], None)
     line = orjson.loads(result.data)
     assert not result.answered
     assert (line["response"]["status_code"], line["response"]["body"]["error"]["code"]) == (status, code)

@@ -1,11 +1,14 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from headrace.errors import InvalidRequest
+from headrace.request import Sampling
 from headrace.wire.chat import ChatBody
 from headrace.wire.completions import CompletionBody
+from headrace.wire.draft import Body
 from headrace.wire.problems import explain
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -37,6 +40,90 @@ def test_everything_that_is_given_counts() -> None:
     sampling = body.sampling(max_tokens=9, seed=4)
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0, 0.5, 40)
     assert (sampling.seed, sampling.stop, sampling.ignore_eos) == (-(2**63), ("a", "b"), True)
+
+
+def test_every_way_to_sample_reaches_the_engine() -> None:
+    body = chat(
+        n=3,
+        min_p=0.1,
+        logprobs=True,
+        top_logprobs=4,
+        logit_bias={"9": -100, "5": 1.5},
+        presence_penalty=-1,
+        frequency_penalty=0.5,
+        repetition_penalty=1.1,
+        stop_token_ids=[7, 8],
+        min_tokens=2,
+    )
+    assert body.sampling(max_tokens=9, seed=4) == Sampling(
+        max_tokens=9,
+        seed=4,
+        n=3,
+        min_p=0.1,
+        logprobs=4,
+        logit_bias=((5, 1.5), (9, -100.0)),
+        presence_penalty=-1.0,
+        frequency_penalty=0.5,
+        repetition_penalty=1.1,
+        stop_token_ids=(7, 8),
+        min_tokens=2,
+    )
+
+
+def test_logprobs_of_both_kinds() -> None:
+    assert [chat(logprobs=flag).told_logprobs for flag in (None, False, True)] == [None, None, 0]
+    assert [completion(logprobs=top).told_logprobs for top in (None, 0, 5)] == [None, 0, 5]
+    assert not completion(echo=True).sampling(max_tokens=1, seed=0).prompt_logprobs
+    assert completion(echo=True, logprobs=0).sampling(max_tokens=1, seed=0).prompt_logprobs
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        (lambda: chat(top_logprobs=3), "top_logprobs", "'top_logprobs' (3) is only allowed when 'logprobs' is true"),
+        (lambda: chat(top_logprobs=3, logprobs=False), "top_logprobs", "only allowed when 'logprobs' is true"),
+        (lambda: completion(best_of=3, n=2), "best_of", "'best_of' (3) is only supported equal to 'n' (2)"),
+        (lambda: completion(best_of=3), "best_of", "'best_of' (3) is only supported equal to 'n' (1)"),
+    ],
+)
+def test_fields_that_do_not_go_together(body: Callable[[], Body], param: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        body().check()
+    assert caught.value.param == param
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("bias", "said"),
+    [
+        ([], "must be an object of token ids and biases, got an array."),
+        ({"x": 1}, "must have token ids as its keys, got 'x'."),
+        ({"-1": 1}, "must have token ids as its keys, got '-1'."),
+        ({"01": 1}, "must have token ids as its keys, got '01'."),
+        ({"٣": 1}, "must have token ids as its keys, got '٣'."),
+        ({"5": "1"}, "must have numbers as its values, but that of 5 is a string."),
+        ({"5": True}, "must have numbers as its values, but that of 5 is a boolean."),
+        ({"5": 100.5}, "must hold biases from -100 to 100, got 100.5 for 5."),
+        ({"5": -101}, "must hold biases from -100 to 100, got -101 for 5."),
+        ({str(i): 0 for i in range(1_025)}, "must hold at most 1024 token ids, got 1025."),
+    ],
+)
+def test_biases_that_are_none(bias: Any, said: str) -> None:
+    error = problem(ChatBody, logit_bias=bias)
+    assert (error.message, error.param) == (f"'logit_bias' {said}", "logit_bias")
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (5, "must be an array of token ids, got an integer."),
+        ([1, True], "must be an array of token ids, but element [1] is a boolean."),
+        ([1] * 65, "must hold at most 64 token ids, got 65."),
+    ],
+)
+def test_stop_tokens_that_are_none(ids: Any, said: str) -> None:
+    error = problem(CompletionBody, stop_token_ids=ids)
+    assert (error.message, error.param) == (f"'stop_token_ids' {said}", "stop_token_ids")
 
 
 def test_explicit_nulls_are_absences() -> None:
@@ -74,13 +161,6 @@ def test_the_official_clients_neutral_values_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("n", True),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
-        ("logit_bias", {"5": 1}),
         ("response_format", {"type": "json_object"}),
         ("modalities", ["text", "audio"]),
         ("tools", [{"type": "function"}]),
@@ -96,7 +176,7 @@ def test_known_but_unsupported_fields_are_named(field: str, value: Any) -> None:
     assert (error.code, error.param) == ("unsupported_parameter", field)
 
 
-@pytest.mark.parametrize(("field", "value"), [("best_of", 2), ("echo", True), ("suffix", "x"), ("logprobs", 0), ("prompt", ["a", "b"])])
+@pytest.mark.parametrize(("field", "value"), [("suffix", "x"), ("prompt", ["a", "b"])])
 def test_unsupported_fields_of_completions(field: str, value: Any) -> None:
     error = problem(CompletionBody, **{field: value})
     assert (error.code, error.param) == ("unsupported_parameter", field)
@@ -121,6 +201,15 @@ def test_unknown_fields_are_named_at_any_depth() -> None:
         ("max_completion_tokens", 0, "at least 1"),
         ("seed", 2**63, "at most 9223372036854775807"),
         ("seed", -(2**63) - 1, "at least -9223372036854775808"),
+        ("n", 0, "at least 1"),
+        ("n", 17, "at most 16"),
+        ("top_logprobs", 21, "at most 20"),
+        ("presence_penalty", -2.5, "at least -2"),
+        ("frequency_penalty", 2.5, "at most 2"),
+        ("repetition_penalty", 0, "greater than 0"),
+        ("repetition_penalty", 2.5, "at most 2"),
+        ("min_p", 1.5, "at most 1"),
+        ("min_tokens", -1, "at least 0"),
     ],
 )
 def test_ranges_name_field_limit_and_value(field: str, value: Any, limit: str) -> None:
