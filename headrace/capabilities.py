@@ -45,7 +45,7 @@ CAPABILITIES: Mapping[str, Capabilities] = {
     one.engine: one
     for one in (
         Capabilities(engine="paged"),
-        Capabilities(engine="scripted", priority=False, lacks=frozenset()),
+        Capabilities(engine="scripted", priority=False, lacks=frozenset({"prompt_logprobs"})),
         # Sampled by the same code as paged, but it tells nothing of the prompt's logits.
         Capabilities(engine="transformers", lacks=frozenset({"prompt_logprobs"})),
         # These count tokens since the run began, so they would forget what was generated before a resumption.
