@@ -159,7 +159,12 @@ class Supervised:
             self._on_start(self.restarts)
         if self._stopping.is_set():  # stop() came while there was no process yet to tell
             self._process.terminate()
-        return await self._process.wait()
+        code = await self._process.wait()
+        # It led a session: what it started and could not end any more, such as the processes of a killed vLLM, goes with it. Children that
+        # are supervised themselves lead sessions of their own, and stop in order.
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS's answer if only zombies are left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return code
 
     def _output(self) -> AbstractContextManager[BinaryIO | None]:
         return contextlib.nullcontext(None) if self._log is None else self._log.open("ab")

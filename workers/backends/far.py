@@ -100,6 +100,7 @@ class FarEngine:
         self._places: dict[Run, tuple[_Place, Future[None]]] = {}
         self._inbox: SimpleQueue[_Arrival] = SimpleQueue()
         self._process = psutil.Process()
+        self._machine_memory = psutil.virtual_memory().total
         self._turns = self._steps = self._preemptions = 0
 
     def warm_up(self) -> None:
@@ -130,8 +131,8 @@ class FarEngine:
         return EngineStats(
             device=self._source.device,
             memory_used=self._process.memory_info().rss,
-            memory_total=psutil.virtual_memory().total,
-            kv_tokens_used=self._runs.tokens,
+            memory_total=self._machine_memory,
+            kv_tokens_used=sum(run.tokens for run in self._places),
             kv_tokens_total=self._runs.room,
             waiting=len(self._runs) - len(self._places),
             running=len(self._places),

@@ -75,10 +75,6 @@ class Runs:
         """Whether it still runs; its id may by now be another run's."""
         return self._runs.get(run.id) is run
 
-    @property
-    def tokens(self) -> int:
-        return sum(run.tokens for run in self)
-
     def admit(self, request: EngineRequest) -> Run | None:
         """None if it ended on the spot, as the next `take` says. Raises ValueError if it runs already."""
         if request.request_id in self._runs:

@@ -214,9 +214,9 @@ def _load(folder: ModelFolder, device: torch.device) -> Any:
     load = partial(AutoModelForCausalLM.from_pretrained, folder.path, dtype=dtype, attn_implementation="sdpa")
     try:
         model: Any = load()
-        return model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelUnavailable(f"transformers cannot load {folder.path}: {error}") from error
+    return model.to(device)
 
 
 def _block_bytes(model: Any, block_size: int) -> int:

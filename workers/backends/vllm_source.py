@@ -7,6 +7,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
@@ -21,11 +22,14 @@ from workers.backends.seeds import seed_from
 from workers.engine.config import EngineConfig
 from workers.engine.output import end_ids_of
 
+SHUTDOWN_S = 2.0
+"""For its processes to end by themselves. Nothing is lost by killing them: what they still compute is nobody's any more."""
+
 
 class VllmSource:
     def __init__(self, config: EngineConfig, folder: ModelFolder, *, kv_memory_mb: int | None) -> None:
         """`kv_memory_mb`: None leaves it to vLLM, which takes most of a GPU."""
-        on_cpu = config.device == "cpu"
+        on_cpu = current_platform.device_type == "cpu"
         self._folder = folder
         self._args = AsyncEngineArgs(
             model=str(folder.path),
@@ -46,15 +50,14 @@ class VllmSource:
 
     @property
     def device(self) -> str:
-        from vllm.platforms import current_platform
-
         return str(current_platform.device_type)
 
     async def start(self) -> None:
         """Raises ModelUnavailable."""
         try:
             self._llm = AsyncLLM.from_engine_args(self._args)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, OSError) as error:
+            # Not RuntimeError: a GPU whose memory the process before this one has not given back yet is worth another start.
             raise ModelUnavailable(f"vLLM cannot serve {self._folder.path}: {error}") from error
 
     async def open(self) -> int:
@@ -83,7 +86,7 @@ class VllmSource:
 
     async def close(self) -> None:
         if self._llm is not None:
-            await asyncio.to_thread(self._llm.shutdown)
+            await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
             self._llm = None
 
     @property

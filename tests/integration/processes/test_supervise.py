@@ -97,6 +97,26 @@ async def test_a_child_is_nudged_and_told_to_stop_through_one_pipe(tmp_path: Pat
     await running
 
 
+async def test_what_a_killed_child_had_started_goes_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    code = ANNOUNCE + "import subprocess; subprocess.run([sys.executable, '-c', sys.argv[0] + 'time.sleep(60)', sys.argv[1]])"
+    supervised = Supervised("parent", lambda _: [sys.executable, "-c", code.replace("sys.argv[0]", repr(ANNOUNCE)), str(file)])
+    running = asyncio.ensure_future(supervised.run())
+
+    async def both() -> bool:
+        return len(pids(file)) >= 2
+
+    async def gone() -> bool:
+        return not runs(grandchild)
+
+    await eventually(both, pause=0.01)
+    child_pid, grandchild = pids(file)[:2]
+    os.kill(child_pid, signal.SIGKILL)
+    await eventually(gone, pause=0.01)
+    await supervised.stop(grace=5)
+    await running
+
+
 async def test_exit_code_78_is_not_tried_again(tmp_path: Path) -> None:
     log = tmp_path / "log"
     supervised = Supervised(
