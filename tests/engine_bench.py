@@ -33,7 +33,8 @@ class Answer:
     text: str = ""
     logprobs: list[Logprobs] = field(default_factory=list)
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
-    end: Delta | None = None
+    end: Delta | None = field(default=None, compare=False)
+    """How it ended; what came with the end depends on how the tokens were portioned."""
 
     @property
     def finish(self) -> FinishReason | None:
