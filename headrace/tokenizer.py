@@ -18,6 +18,8 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 class Token(NamedTuple):
     """One entry of a vocabulary."""
 
+    name: str
+    """Its text; of one that is not whole characters the bytes, as \\xf0\\x9f."""
     data: bytes
     """UTF-8, perhaps only a part of a character."""
     hidden: bool
@@ -40,6 +42,7 @@ class Tokenizer:
         # Longest first: where one special token begins with another, the longer one is meant, as in the library itself.
         longest_first = sorted(self._special, key=len, reverse=True)
         self._any_special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._spelled: dict[int, Token] = {}
         self._added = self._tokenizer.get_added_tokens_decoder().keys()
         self._decoders = frozenset(_decoders(self._tokenizer))
 
@@ -77,10 +80,12 @@ class Tokenizer:
 
     def spell(self, token_id: int) -> Token:
         """One token by itself; the tokens of a text in turn are its bytes. Empty for an id that names none: vocabularies are padded."""
-        piece = self._tokenizer.id_to_token(token_id)
-        if piece is None:
-            return Token(b"", hidden=True)
-        return Token(self._bytes_of(token_id, piece), token_id in self._special_ids)
+        # Kept, as many as there are in the vocabulary at most: an answer with alternatives spells tens of thousands.
+        if token_id not in self._spelled:
+            piece = self._tokenizer.id_to_token(token_id)
+            data = b"" if piece is None else self._bytes_of(token_id, piece)
+            self._spelled[token_id] = Token(_name(data), data, piece is None or token_id in self._special_ids)
+        return self._spelled[token_id]
 
     def _bytes_of(self, token_id: int, piece: str) -> bytes:
         if token_id in self._added:
@@ -100,6 +105,13 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             raise InvalidRequest("The text holds a lone surrogate (\\ud800 to \\udfff), which is not Unicode text.") from None
         return encoding.ids
+
+
+def _name(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _decoders(tokenizer: tokenizers.Tokenizer) -> Iterator[str]:

@@ -7,10 +7,10 @@ from headrace.cursor import LogPosition
 from headrace.ports import START, Job, JobQueue, LogEntry
 from headrace.request import Request
 from headrace.state import TERMINAL, State
-from headrace.wire.answers import usage, whole_answer
+from headrace.wire.answers import usage
 from headrace.wire.outcomes import ended_error
 from headrace.wire.prompter import Prompters
-from headrace.wire.spelling import Spelling
+from producer_api.answering import render_answer
 
 _PAGE = 1_000
 
@@ -59,7 +59,7 @@ async def job_object(queue: JobQueue, job: Job, prompters: Prompters) -> dict[st
         # The log may have grown since the look at the job; the count goes with the text.
         "usage": usage(job.request, sum(len(entry.token_ids) for entry in log)),
         "output_text": "".join(entry.text for entry in log if entry.choice == 0),
-        "result": whole_answer(job.request, log, Spelling.of(job.request, prompters)) if job.state is State.DONE else None,
+        "result": await render_answer(job.request, log, prompters) if job.state is State.DONE else None,
     }
 
 

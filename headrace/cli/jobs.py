@@ -38,13 +38,14 @@ def get(job_id: JobId, url: Url = None) -> None:
 
 @app.command()
 def watch(job_id: JobId, url: Url = None) -> None:
-    """Print a job's text from its beginning, as it comes."""
+    """Print a job's text (that of its first choice) from its beginning, as it comes."""
     console = Console(highlight=False, soft_wrap=True)
     with api(url) as client:
         try:
             for chunk in follow_job(client, job_id):
                 for choice in chunk["choices"]:
-                    console.print(choice["delta"].get("content") or "" if "delta" in choice else choice["text"], end="", markup=False)
+                    text = choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
+                    console.print(text if choice["index"] == 0 else "", end="", markup=False)
         except StreamFailed as error:
             console.print()
             raise fail(str(error)) from None

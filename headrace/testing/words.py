@@ -35,4 +35,4 @@ class WordPrompter:
         return "".join(self.spell(token).data.decode() for token in token_ids if token >= _FIRST_WORD)
 
     def spell(self, token_id: int) -> Token:
-        return Token(f" w{token_id}".encode(), token_id < _FIRST_WORD)
+        return Token(f" w{token_id}", f" w{token_id}".encode(), token_id < _FIRST_WORD)

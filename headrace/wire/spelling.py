@@ -1,7 +1,8 @@
 """What an answer says of its tokens beyond its text: log-probabilities, spelled out, and the prompt where it is echoed."""
 
 from codecs import getincrementaldecoder
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Self
 
 from headrace.logprobs import Logprobs
@@ -58,7 +59,7 @@ class Spelling:
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
         token = self._prompter.spell(token_id)
-        return {"token": _name(token), "logprob": logprob, "bytes": list(token.data)}
+        return {"token": token.name, "logprob": logprob, "bytes": list(token.data)}
 
     def _completion(self, token_ids: Sequence[int], told: Sequence[Logprobs | None], start: int) -> dict[str, Any]:
         """`start`: characters of the choice's text before these tokens."""
@@ -68,7 +69,7 @@ class Spelling:
             offsets.append(start)
             start += 0 if token.hidden else len(decoder.decode(token.data))
         return {
-            "tokens": [_name(token) for token in tokens],
+            "tokens": [token.name for token in tokens],
             "token_logprobs": [None if one is None else one.chosen for one in told],
             "top_logprobs": [None if one is None else self._likeliest(token, one) for token, one in zip(tokens, told, strict=True)],
             "text_offset": offsets,
@@ -78,25 +79,14 @@ class Spelling:
         """The token itself is among them, even if it was not likely. Of two that are spelled alike the likelier one is meant."""
         names: dict[str, float] = {}
         for other, logprob in told.top:
-            names.setdefault(_name(self._prompter.spell(other)), logprob)
-        names.setdefault(_name(token), told.chosen)
+            names.setdefault(self._prompter.spell(other).name, logprob)
+        names.setdefault(token.name, told.chosen)
         return names
 
 
-def joined(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+def joined(parts: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
     """The logprobs of consecutive parts of an answer as those of the whole."""
-    whole: dict[str, Any] | None = None
-    for part in parts:
-        if whole is None:
-            whole = part
-        elif part is not None:
-            whole = {key: value if value is None else whole[key] + value for key, value in part.items()}
-    return whole
-
-
-def _name(token: Token) -> str:
-    """Its text; of one that is not whole characters the bytes, as \\xf0\\x9f."""
-    try:
-        return token.data.decode()
-    except UnicodeDecodeError:
-        return "".join(f"\\x{byte:02x}" for byte in token.data)
+    told = [part for part in parts if part is not None]
+    if not told:
+        return None
+    return {key: None if value is None else list(chain.from_iterable(part[key] for part in told)) for key, value in told[0].items()}

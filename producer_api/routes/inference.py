@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from headrace.request import Lane
 from headrace.state import State
-from headrace.wire.answers import whole_answer
 from headrace.wire.spelling import Spelling
 from producer_api import openapi
 from producer_api.admission import admit
+from producer_api.answering import render_answer
 from producer_api.auth import Tenant
 from producer_api.envelope import CLIENT_CLOSED_REQUEST, ended_refusal, json_response, shutting_down
 from producer_api.follow import ClientGone, read_to_end, stream_frames
@@ -39,9 +39,9 @@ async def _answer(http: Request, services: Services, tenant: str) -> Response:
     since = time.perf_counter()
     request, replayed = await admit(services, http, tenant, lane=Lane.INTERACTIVE, attended=True)
     headers = REPLAYED if replayed else None
-    spelling = Spelling.of(request, services.catalog.get)
     fresh_since = None if replayed else since
     if request.stream:
+        spelling = Spelling.of(request, services.catalog.get)
         return EventStream(stream_frames(services, request, spelling, since=fresh_since), headers=headers)
     try:
         log = await read_to_end(services, request, http.is_disconnected, since=fresh_since)
@@ -53,4 +53,4 @@ async def _answer(http: Request, services: Services, tenant: str) -> Response:
     end = log[-1]
     if end.end is not State.DONE and end.end is not None:
         raise ended_refusal(end.end, end.reason)
-    return json_response(whole_answer(request, log, spelling), headers=headers)
+    return json_response(await render_answer(request, log, services.catalog.get), headers=headers)

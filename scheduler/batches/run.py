@@ -63,16 +63,24 @@ def line_seed(job_id: str) -> int:
     return int.from_bytes(sha256(job_id.encode()).digest()[:7], "big")
 
 
+def tokens_told(job: Job) -> int:
+    """Tokens that its answer names: those of its text, and with each its alternatives."""
+    sampling = job.request.sampling
+    places = job.committed + (job.request.room if sampling.prompt_logprobs else 0)
+    return places * (1 + (sampling.logprobs or 0))
+
+
 def groups(found: Sequence[tuple[int, Job]], most: int) -> Iterator[list[tuple[int, Job]]]:
-    """Lines with their jobs, in order, in groups of at most `most` tokens; a job that has more is alone."""
+    """Lines with their jobs, in order, in groups that tell at most `most` tokens; a job that tells more is alone."""
     group: list[tuple[int, Job]] = []
     tokens = 0
     for line, job in found:
-        if group and tokens + job.committed > most:
+        told = tokens_told(job)
+        if group and tokens + told > most:
             yield group
             group, tokens = [], 0
         group.append((line, job))
-        tokens += job.committed
+        tokens += told
     if group:
         yield group
 

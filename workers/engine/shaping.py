@@ -1,5 +1,6 @@
 """The rules of a batch's rows, applied to their logits at once."""
 
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,11 +51,11 @@ def _penalise(logits: Tensor, ruled: Sequence[Ruled]) -> None:
     logits[at] = values - frequency * counts - presence * (counts > 0)
 
 
-def _places(logits: Tensor, ruled: Sequence[Ruled], ids: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+def _places(logits: Tensor, ruled: Sequence[Ruled], ids: Sequence["array[int]"]) -> tuple[Tensor, Tensor]:
     """Row and column of each of the ids."""
     rows = np.repeat(np.array([one.row for one in ruled], dtype=np.int64), [len(some) for some in ids])
     return torch.from_numpy(rows).to(logits.device), torch.from_numpy(np.concatenate(ids)).to(logits.device)
 
 
-def _tensor(logits: Tensor, parts: Sequence[NDArray[np.float32]]) -> Tensor:
+def _tensor(logits: Tensor, parts: Sequence["array[float] | NDArray[np.float32]"]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts)).to(logits.device, logits.dtype)

@@ -86,7 +86,15 @@ async def test_a_running_job_shows_its_text_so_far(http: httpx.AsyncClient, pace
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize(("body", "path"), [(CHAT, "/v1/chat/completions"), (PROMPT, "/v1/completions")])
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (CHAT, "/v1/chat/completions"),
+        (PROMPT, "/v1/completions"),
+        (CHAT | {"n": 2, "logprobs": True, "top_logprobs": 1}, "/v1/chat/completions"),
+        (PROMPT | {"n": 2, "logprobs": 1}, "/v1/completions"),
+    ],
+)
 async def test_a_finished_jobs_result_is_the_answer_of_a_blocking_call(http: httpx.AsyncClient, body: dict[str, Any], path: str) -> None:
     job = await ended(http, await submit(http, body))
     direct = (await http.post(path, json=body)).json()
@@ -96,6 +104,17 @@ async def test_a_finished_jobs_result_is_the_answer_of_a_blocking_call(http: htt
     assert {key: job["result"][key] for key in same} == {key: direct[key] for key in same}
     by_answer_id = await show(http, job["result"]["id"])
     assert by_answer_id == job
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("body", [CHAT | {"n": 3, "logprobs": True}, PROMPT | {"n": 2, "logprobs": 0, "echo": True}])
+async def test_the_events_of_choices_resume_behind_any_of_them(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    job_id = await submit(http, body)
+    await ended(http, job_id)
+    whole = await events(http, job_id)
+    assert len({event.id for event in whole}) == len(whole)
+    for seen, event in enumerate(whole[:-1], start=1):
+        assert await events(http, job_id, event.id) == whole[seen:]
 
 
 async def test_replays_get_the_same_receipt(http: httpx.AsyncClient, queue: MemoryQueue) -> None:

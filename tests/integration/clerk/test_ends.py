@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 
 from headrace.batch import Batch, BatchStatus
-from headrace.errors import FileNotKnown
+from headrace.errors import FileNotKnown, ModelNotFound
 from headrace.files.workspace import Workspace, workspaces
 from headrace.ids import line_job_id, made_file_id
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
 from headrace.testing.scripted_worker import PANGRAM
+from headrace.wire.prompter import Prompter
 from tests.integration.clerk.site import GOOD, LINES, TENANT, WINDOW_MS, Site, answer_of, check_complete, line, turns
 
 
@@ -23,6 +24,45 @@ async def test_a_line_that_fails_is_in_the_error_file_and_the_others_answer(site
     assert error["custom_id"] == "line-1"
     assert error["response"]["status_code"] == 500
     assert (batch.progress.completed, batch.progress.failed) == (2, 1)
+
+
+async def test_a_line_may_have_choices_and_logprobs(site: Site) -> None:
+    batch = await site.finish(await site.create(line(0, n=2) + line(1, logprobs=True, top_logprobs=1) + line(2, n=2, logprobs=True)))
+    assert batch.error_file_id is None
+    bodies = [one["response"]["body"] for one in site.content(batch.output_file_id)]
+    for number, (body, n, tells) in enumerate(zip(bodies, (2, 1, 2), (False, True, True), strict=True)):
+        assert [choice["index"] for choice in body["choices"]] == list(range(n))
+        assert body["usage"]["completion_tokens"] == n * (len(PANGRAM) + 2)
+        for choice in body["choices"]:
+            assert choice["message"]["content"] == answer_of(number)
+            assert choice["finish_reason"] == "stop"
+            assert (choice["logprobs"] is not None) == tells
+            if tells:
+                assert len(choice["logprobs"]["content"]) == len(PANGRAM) + 2
+    assert bodies[1]["choices"][0]["logprobs"]["content"][3]["top_logprobs"] == [{"token": " w3", "logprob": -0.5, "bytes": list(b" w3")}]
+    assert batch.progress.output_tokens == 5 * (len(PANGRAM) + 2)
+
+
+async def test_logprobs_wait_for_a_model_that_is_not_served_for_a_while(site: Site) -> None:
+    site.pace.hold()
+    batch_id = await site.create(line(0, logprobs=True))
+    await turns(site, batch_id, 1)
+    site.pace.release()
+    served, site.prompters = site.prompters, not_served
+    await eventually(partial(has_answered, site))
+    await site.work(batch_id, Cut())
+    assert (await site.batch(batch_id)).status is BatchStatus.IN_PROGRESS
+    site.prompters = served
+    [answered] = site.content((await site.finish(batch_id)).output_file_id)
+    assert answered["response"]["body"]["choices"][0]["logprobs"] is not None
+
+
+def not_served(model: str) -> Prompter:
+    raise ModelNotFound(f"The model '{model}' does not exist or is not served here.", param="model")
+
+
+async def has_answered(site: Site) -> bool:
+    return bool(site.queue.outbox)
 
 
 async def test_where_no_line_answers_there_is_no_output_file(site: Site) -> None:

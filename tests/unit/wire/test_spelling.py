@@ -14,12 +14,18 @@ from headrace.wire.prompter import Prompter
 from headrace.wire.spelling import Spelling
 
 POSITION = LogPosition(1, 1)
-PIECES = {5: b"Hi", 6: "é".encode(), 7: b"\xf0\x9f", 8: b"\xa5\x96", 9: b" there"}
+PIECES = {
+    5: Token("Hi", b"Hi", False),
+    6: Token("é", "é".encode(), False),
+    7: Token(r"\xf0\x9f", b"\xf0\x9f", False),
+    8: Token(r"\xa5\x96", b"\xa5\x96", False),
+    9: Token(" there", b" there", False),
+}
 
 
 class Pieces(WordPrompter):
     def spell(self, token_id: int) -> Token:
-        return Token(PIECES[token_id], hidden=False) if token_id in PIECES else Token(b"<|end|>", hidden=True)
+        return PIECES.get(token_id, Token("<|end|>", b"<|end|>", hidden=True))
 
     def decode(self, token_ids: object) -> str:
         return "Hi there"
