@@ -1,6 +1,5 @@
 """vLLM's AsyncLLM: the engine for those who outgrow one device. It computes in a process of its own; token ids go in and come out."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +85,8 @@ class VllmSource:
 
     async def close(self) -> None:
         if self._llm is not None:
-            await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S)
+            # Holds up the loop: what listens to the processes must not take their end for a fault.
+            self._llm.shutdown(SHUTDOWN_S)
             self._llm = None
 
     @property
