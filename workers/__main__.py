@@ -12,7 +12,6 @@ from headrace.lifecycle import configure, on_stop_signal, refusing
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
-from workers.backends.build import build_engine
 from workers.engine_thread import EngineThread
 from workers.ports import Engine
 from workers.pulse import Patience, Pulse, beating
@@ -81,6 +80,9 @@ def main() -> None:
     turn = stop_with_parent() if arguments.supervised else at_once()
     with refusing("worker"):
         if arguments.role == "engine":
+            # Imported here: the supervisor must stay small and start in no time.
+            from workers.backends.build import build_engine
+
             name = arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"
             pulse = None if arguments.pulse is None else Pulse(arguments.pulse)
             asyncio.run(run_engine(settings, name, build_engine(settings), turn=turn, pulse=pulse))

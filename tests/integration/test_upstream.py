@@ -130,6 +130,30 @@ def test_an_upstream_that_is_away_is_waited_for(folder: Path) -> None:
         check_whole(answers["a"])
 
 
+def test_an_upstream_that_is_not_there_yet_is_waited_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with stubbing() as stub:
+        port = stub.server.server_port
+    with asking(stub, folder) as subject:
+        assert "does not take requests: no connection" in caplog.text
+        subject.engine.add(request())
+        with stubbing(Stub(port)):
+            answers = {"a": Answer()}
+            for deltas in subject.steps():
+                collect(answers, deltas)
+        check_whole(answers["a"])
+
+
+def test_an_upstream_that_turns_out_to_tell_no_ids_ends_the_process(folder: Path) -> None:
+    with stubbing() as stub:
+        port = stub.server.server_port
+    with asking(stub, folder) as subject:
+        subject.engine.add(request())
+        later = Stub(port)
+        later.otherwise = refusing(200, {"choices": [CHOICE]})
+        with stubbing(later), pytest.raises(SettingsError, match="it must tell token ids"):
+            subject.step_until(lambda _: False)
+
+
 def test_what_the_upstream_refuses_fails_alone_and_says_why(subject: Subject, stub: Stub) -> None:
     stub.script.append(refusing(400, {"error": {"message": "this prompt is no good"}}))
     refused = subject.answer(request("refused"))

@@ -12,6 +12,7 @@ from headrace.settings import Settings
 from headrace.tokenizer import Tokenizer
 from workers.backends.far import FarEngine, Source
 from workers.backends.runs import Runs
+from workers.convert import ensure_folder
 from workers.engine.config import EngineConfig
 from workers.ports import Engine
 
@@ -20,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 def build_engine(settings: Settings) -> Engine:
     """Loads the model, but for engines that do so when they are warmed up. Raises ModelUnavailable, SettingsError."""
-    # Imported here: the supervisor must stay small and start in no time, without torch.
-    from workers.convert import ensure_folder
-
     path = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
     folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
     name = choose_engine(settings.engine, vllm=_has_vllm(), cuda=lambda: _has_cuda(settings.device))

@@ -116,7 +116,8 @@ class UpstreamSource:
         self._folder = folder
         # What an upstream has room for is its own business; it queues, or says 429.
         self._room = max_running * folder.context_length
-        self._dialect = DIALECTS[0]
+        self._dialect: Dialect | None = None
+        self._learning = asyncio.Lock()
         self._outage = _Outage()
         headers = {} if upstream.key is None else {"authorization": f"Bearer {upstream.key.get_secret_value()}"}
         self._http = httpx.AsyncClient(
@@ -126,16 +127,11 @@ class UpstreamSource:
         )
 
     async def start(self) -> None:
-        """Finds out how the upstream tells token ids. Waits for one that is not there yet. Raises SettingsError."""
-        refusals: list[str] = []
-        for dialect in DIALECTS:
-            self._dialect = dialect
-            why = await self._why_not(dialect)
-            if why is None:
-                logger.info("the upstream tells token ids as %s does", dialect.name)
-                return
-            refusals.append(f"{dialect.name}: {why}")
-        raise SettingsError(f"HEADRACE_UPSTREAM_URL: {self._place} cannot be used, for it must tell token ids ({'; '.join(refusals)})")
+        """One that is not there yet is waited for with the first request. Raises SettingsError if it cannot be used."""
+        try:
+            await self._learn()
+        except Busy as busy:
+            self._outage.begins(str(busy))
 
     async def open(self) -> int:
         return self._room
@@ -144,7 +140,7 @@ class UpstreamSource:
         progress = _Progress(list(task.committed))
         while not progress.ended and len(progress.got) < task.request.sampling.max_tokens:
             try:
-                async for portion in self._attempt(task, progress):
+                async for portion in self._attempt(task, progress, self._dialect or await self._learn()):
                     yield portion
             except Untold:
                 progress.whole = True
@@ -168,33 +164,47 @@ class UpstreamSource:
         url = httpx.URL(self._upstream.url)
         return f"{url.scheme}://{url.netloc.decode()}{url.path}"
 
-    async def _why_not(self, dialect: Dialect) -> str | None:
-        """None if it understands this dialect."""
-        request = EngineRequest(request_id="", prompt_ids=(0,), sampling=Sampling(max_tokens=2, temperature=0.0, seed=0, ignore_eos=True))
-        probe, progress = Task(name="the first question", request=request, committed=()), _Progress([])
-        while True:
-            try:
-                async with self._asked(probe, [], whole=True) as response:
-                    told = read_answer(await response.aread(), dialect)
-                return None if told.token_ids else "it tells none"
-            except (RunFailed, Lost, Unreadable) as error:
-                return str(error)
-            except (Busy, httpx.TransportError) as error:
-                if isinstance(error, Busy) and error.status in _WRONG_SETTINGS:
-                    return str(error)
-                self._outage.begins(_said(error))
-                await asyncio.sleep(progress.pause_s())
+    async def _learn(self) -> Dialect:
+        """How the upstream tells token ids. Raises SettingsError if it does not, Busy."""
+        async with self._learning:
+            if self._dialect is not None:
+                return self._dialect
+            refusals: list[str] = []
+            for dialect in DIALECTS:
+                if (why := await self._why_not(dialect)) is None:
+                    logger.info("the upstream tells token ids as %s does", dialect.name)
+                    self._dialect = dialect
+                    return dialect
+                refusals.append(f"{dialect.name}: {why}")
+        raise SettingsError(f"HEADRACE_UPSTREAM_URL: {self._place} cannot be used, for it must tell token ids ({'; '.join(refusals)})")
 
-    async def _attempt(self, task: Task, progress: _Progress) -> AsyncIterator[Portion]:
+    async def _why_not(self, dialect: Dialect) -> str | None:
+        """None if it understands this dialect. Raises Busy."""
+        request = EngineRequest(request_id="", prompt_ids=(0,), sampling=Sampling(max_tokens=2, temperature=0.0, seed=0, ignore_eos=True))
+        probe = Task(name="the first question", request=request, committed=())
+        try:
+            async with self._asked(probe, dialect, [], whole=True) as response:
+                told = read_answer(await response.aread(), dialect)
+        except (RunFailed, Lost, Unreadable) as error:
+            return str(error)
+        except httpx.TransportError as error:
+            raise Busy(_said(error)) from error
+        except Busy as busy:
+            if busy.status in _WRONG_SETTINGS:
+                return str(busy)
+            raise
+        return None if told.token_ids else "it tells none"
+
+    async def _attempt(self, task: Task, progress: _Progress, dialect: Dialect) -> AsyncIterator[Portion]:
         """One call. Raises RunFailed, Busy, Lost, Untold, Unreadable, httpx.TransportError."""
-        async with self._asked(task, progress.got, whole=progress.whole) as response:
+        async with self._asked(task, dialect, progress.got, whole=progress.whole) as response:
             self._outage.ends()
             if progress.whole:
-                yield await self._slice(response, task, progress)
+                yield await self._slice(response, task, progress, dialect)
                 return
             heard = 0
             async for data in _events(response):
-                told = read_answer(data, self._dialect)
+                told = read_answer(data, dialect)
                 heard += len(told.token_ids or ())
                 if told.token_ids is None or told.total not in (None, heard):
                     raise Untold
@@ -208,8 +218,8 @@ class UpstreamSource:
                     return
         raise Lost("the stream ended before the answer did")
 
-    async def _slice(self, response: httpx.Response, task: Task, progress: _Progress) -> Portion:
-        told = read_answer(await response.aread(), self._dialect)
+    async def _slice(self, response: httpx.Response, task: Task, progress: _Progress, dialect: Dialect) -> Portion:
+        told = read_answer(await response.aread(), dialect)
         if not told.token_ids:
             raise Unreadable("it told no token ids")
         progress.advance(told.token_ids)
@@ -234,9 +244,9 @@ class UpstreamSource:
         raise Lost(f"it ended the answer with {finish!r}")
 
     @asynccontextmanager
-    async def _asked(self, task: Task, got: list[int], *, whole: bool) -> AsyncIterator[httpx.Response]:
+    async def _asked(self, task: Task, dialect: Dialect, got: list[int], *, whole: bool) -> AsyncIterator[httpx.Response]:
         """A response whose status is 200. Raises RunFailed, Busy, Lost, httpx.TransportError."""
-        body = body_of(task, self._upstream.model, self._dialect, got=got, whole=whole)
+        body = body_of(task, self._upstream.model, dialect, got=got, whole=whole)
         try:
             async with self._http.stream("POST", f"{self._upstream.url.rstrip('/')}/completions", json=body) as response:
                 if response.status_code != httpx.codes.OK:
