@@ -1,6 +1,7 @@
 """A worker without an engine: it takes jobs through the WorkQueue port and writes real log entries, word for word as scripted.
 
-All choices of a job say the same, in turn. A token's id is its place in the log, and any token is half as likely as the one before it.
+All choices of a job say the same, in turn. A token's id is its place in the log; its alternatives are the ids behind it, each
+e times less likely.
 
 A killed one leaves its jobs leased, as a dead process does; another one goes on behind the last committed token.
 """
