@@ -62,12 +62,13 @@ def run_once(entrant: Entrant, model: Path, work: Path) -> Heat:
 
 
 def _told(out: str) -> Heat:
-    """The last line: before it libraries write to the standard output what they like."""
-    last = (out.splitlines() or [""])[-1]
-    try:
-        return Heat(json.loads(last))
-    except ValueError:
-        return Heat(failed=f"ended without figures: {last}")
+    """The runner's line, among whatever libraries write to the standard output, before it and, as vLLM does when it ends, behind it."""
+    for line in reversed(out.splitlines()):
+        with contextlib.suppress(ValueError):
+            told = json.loads(line)
+            if isinstance(told, dict):
+                return Heat(told)
+    return Heat(failed=f"ended without figures: {out[-SAID:].strip()}")
 
 
 def compare(workload: str, entrants: Sequence[Entrant], model: Path, options: argparse.Namespace, console: Console) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What a runner is called with and what it prints: one line of JSON, its last. The standard library alone, as every runner imports it."""
+"""What a runner is called with and what it prints: one line of JSON. The standard library alone, as every runner imports it."""
 
 import argparse
 import json

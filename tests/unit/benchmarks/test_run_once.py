@@ -26,8 +26,8 @@ def _entrant() -> Entrant:
     return Entrant("vllm", "fp32", command=(sys.executable, "runner", "--flag"))
 
 
-def test_the_last_line_counts(runner: Path, tmp_path: Path) -> None:
-    runner.write_text("import json, sys\nprint('a library says hello')\nprint(json.dumps({'argv': sys.argv[1:]}))")
+def test_its_line_is_found_among_what_libraries_print(runner: Path, tmp_path: Path) -> None:
+    runner.write_text("import json, sys\nprint('hello')\nprint(json.dumps({'argv': sys.argv[1:]}))\nprint('(1) WARNING: bye')\nprint(0)")
 
     assert run_once(_entrant(), tmp_path, tmp_path / "work").line == {"argv": [str(tmp_path), str(tmp_path / "work"), "--flag"]}
 
