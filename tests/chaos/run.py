@@ -18,7 +18,7 @@ from tests.chaos.plan import Target, make_plan
 from tests.chaos.replicas import replicas_at
 from tests.chaos.snapshot import comes_to_rest, take_snapshot
 from tests.chaos.striker import Striker, Struck
-from tests.chaos.versions import NoHistory, Version, older_version, this_version
+from tests.chaos.versions import older_version, this_version
 
 REST_S = 120.0
 PROGRESS_S = 10.0
@@ -33,7 +33,7 @@ class Settings:
     at_once: int
     """Clients at a time."""
     older: str | None
-    """Commit of the older version; None: a sensible one."""
+    """Commit of the older version; None: the last one with other functions or records."""
     patience_s: float
     """How long an order may stand still before its client gives up: quarantine takes its time over poison."""
 
@@ -50,8 +50,9 @@ class Result:
 
 
 async def run(settings: Settings, folder: Path, say: Say) -> Result:
-    """`folder` is empty, and keeps the store's file and everybody's log."""
-    this, older = _versions(settings, folder, say)
+    """`folder` is empty, and keeps the store's file and everybody's log. Raises NoHistory."""
+    this, older = this_version(folder / "this"), older_version(folder / "older", settings.older)
+    say(f"older code: {older.name}")
     began = time.monotonic()
     async with sailing(folder, this) as (fleet, valkey):
         say(f"ready after {time.monotonic() - began:.1f} s")
@@ -82,17 +83,6 @@ async def run(settings: Settings, folder: Path, say: Say) -> Result:
         drains=fleet.drains,
         took_s=took_s,
     )
-
-
-def _versions(settings: Settings, folder: Path, say: Say) -> tuple[Version, Version]:
-    this = this_version(folder / "this")
-    try:
-        older = older_version(folder / "older", settings.older)
-    except NoHistory as error:
-        say(f"no older code to run beside this: {error}")
-        return this, this
-    say(f"older code: {older.name}")
-    return this, older
 
 
 @contextlib.asynccontextmanager
