@@ -129,7 +129,7 @@ class Fleet:
             environ["HEADRACE_PORT"] = str(port)
         if role is Target.WORKER:
             environ["HEADRACE_WORKER_NAME"] = name
-            environ["HEADRACE_STANDBY"] = "1" if index == 0 else "0"
+            environ["HEADRACE_STANDBY"] = "0" if index == 0 else "1"
         return Member(name, role, COMMANDS[role], environ, folder / "logs" / f"{name}.log", version)
 
 
