@@ -7,12 +7,11 @@ from typing import Any
 
 import httpx
 
-from tests.chaos.history import Record
+from tests.chaos.history import LIVE, Record
 from tests.chaos.orders import Kind, Order
 from tests.chaos.reader import Reader
 from tests.chaos.replicas import GaveUp, Replicas, bare_id
 
-LIVE = frozenset({"queued", "delayed", "running"})
 POLL_FIRST_S, POLL_LONGEST_S = 0.2, 1.0
 REPEATS = 4
 
@@ -87,6 +86,7 @@ class Client:
 
     async def _cancel(self, job_id: str) -> None:
         answer = await self._call("POST", f"/v1/jobs/{job_id}/cancel")
+        self.record.cancels.append(answer["status"])
         self._named(answer["id"])
 
     async def _await_end(self, job_id: str) -> None:

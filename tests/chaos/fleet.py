@@ -22,10 +22,12 @@ from tests.chaos.worker import POISON
 
 SIZES = {Target.API: 2, Target.WORKER: 3, Target.SCHEDULER: 2}
 READY_S = 60.0
+GRACE_S = 120.0
+"""Of viewers: what faults and clocks that run ahead may take of it leaves enough for whoever comes back."""
 SETTINGS = {
     "HEADRACE_LEASE_MS": "1500",
     "HEADRACE_STEP_TIMEOUT_S": "8",
-    "HEADRACE_VIEWER_GRACE_MS": "60000",
+    "HEADRACE_VIEWER_GRACE_MS": f"{GRACE_S * 1_000:.0f}",
     "HEADRACE_PING_S": "1",
     "HEADRACE_SHUTDOWN_S": "2",
     "HEADRACE_MAX_RUNNING": "32",
@@ -127,6 +129,9 @@ class Fleet:
             port = free_port()
             self.urls.append(f"http://127.0.0.1:{port}")
             environ["HEADRACE_PORT"] = str(port)
+        if role is Target.SCHEDULER:
+            # Which believes that nobody waits only so long after its own outages, and here there is always one.
+            environ["HEADRACE_VIEWER_GRACE_MS"] = "2000"
         if role is Target.WORKER:
             environ["HEADRACE_WORKER_NAME"] = name
             environ["HEADRACE_STANDBY"] = "0" if index == 0 else "1"

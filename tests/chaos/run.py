@@ -9,11 +9,11 @@ from pathlib import Path
 
 from headrace.wire.prompter import FolderPrompter
 from tests.chaos.checker import Violation, violations
-from tests.chaos.fleet import sailing
+from tests.chaos.fleet import GRACE_S, sailing
 from tests.chaos.history import History
 from tests.chaos.load import Load
 from tests.chaos.model import NAME
-from tests.chaos.orders import make_orders
+from tests.chaos.orders import LINGERING, make_orders
 from tests.chaos.plan import Target, make_plan
 from tests.chaos.replicas import replicas_at
 from tests.chaos.snapshot import comes_to_rest, take_snapshot
@@ -57,18 +57,18 @@ async def run(settings: Settings, folder: Path, say: Say) -> Result:
     async with sailing(folder, this) as (fleet, valkey):
         say(f"ready after {time.monotonic() - began:.1f} s")
         encode = FolderPrompter.load(str(folder / NAME), folder).chat
-        plan = make_plan(settings.seed, settings.orders)
+        orders = make_orders(settings.seed, settings.orders, encode)
+        busy, lingering = orders[:-LINGERING], orders[-LINGERING:]
+        plan = make_plan(settings.seed, len(busy))
         async with replicas_at(fleet.urls, NAME) as replicas:
-            load = Load(
-                replicas,
-                make_orders(settings.seed, settings.orders, encode),
-                at_once=settings.at_once,
-                patience_s=settings.patience_s,
-            )
+            load = Load(replicas, at_once=settings.at_once, patience_s=settings.patience_s)
             striker = Striker(fleet, load, this, older)
             async with _telling(settings, load, striker, len(plan), say), asyncio.TaskGroup() as group:
-                group.create_task(load.run())
+                group.create_task(load.run(busy))
                 group.create_task(striker.run(plan))
+            # Behind everything else: a clock that runs ahead by the grace would take the jobs of whoever still reads.
+            await load.run(lingering)
+            await fleet.jump(GRACE_S)
             took_s = time.monotonic() - began
         if not await comes_to_rest(valkey.url, REST_S):
             say(f"some jobs have not ended {REST_S:.0f} s after the last client left")

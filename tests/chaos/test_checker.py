@@ -9,16 +9,16 @@ import pytest
 
 from tests.chaos.checker import Wrong, events_of, violations
 from tests.chaos.history import Connection, Cut, Entry, Event, History, Mark, Record, Store, StoredJob, Stream
-from tests.chaos.orders import Kind, Order
+from tests.chaos.orders import LINGERS, Kind, Order
 from workers.backends.scripted import text_of
 
-STREAM, JOB, POISON, CANCELLED, LEFT = range(5)
+STREAM, JOB, POISON, CANCELLED, LEFT, LINGERING = range(6)
 TOKENS = (7, 14, 21, 28, 35, 42)
 LEFTOVERS = {"live": 0, "cost": 0, "lease": 0}
 
 
 def order(number: int, kind: Kind) -> Order:
-    return Order(number, kind, "w1 w2", TOKENS, seed=number)
+    return Order(number, kind, "w1 w2", TOKENS if number != LINGERING else TOKENS * (LINGERS // len(TOKENS)), seed=number)
 
 
 def stored(number: int, epochs: tuple[int, ...], state: str, reason: str) -> StoredJob:
@@ -47,13 +47,15 @@ def correct() -> History:
         stored(POISON, (), "dead", "it kills"),
         stored(CANCELLED, (1, 1, 2), "cancelled", "cancelled"),
         stored(LEFT, (1, 2, 2), "cancelled", "unattended"),
+        stored(LINGERING, (1, 2, 2), "cancelled", "unattended"),
     ]
     records = [
         Record(order(STREAM, Kind.HOP), ["id-0", "id-0"], [watched(jobs[STREAM], 2, 5)]),
         Record(order(JOB, Kind.REPEAT), ["id-1", "id-1", "id-1"], [], [202, 503, 202, 202, 200], text_of(TOKENS), "done"),
         Record(order(POISON, Kind.POISON), ["id-2"], [], [202, 200], "", "dead"),
-        Record(order(CANCELLED, Kind.CANCEL_STREAM), ["id-3"], [watched(jobs[CANCELLED], 2)], [200]),
+        Record(order(CANCELLED, Kind.CANCEL_STREAM), ["id-3"], [watched(jobs[CANCELLED], 2)], [200], cancels=["running", "cancelled"]),
         Record(order(LEFT, Kind.LEAVE), ["id-4"], [watched(jobs[LEFT], 2, left=True)]),
+        Record(order(LINGERING, Kind.LEAVE), ["id-5"], [watched(jobs[LINGERING], 2, left=True)]),
     ]
     store = Store({job.id: job for job in jobs}, tuple((job.id, job.state) for job in jobs), dict(LEFTOVERS))
     return History(records, store)
@@ -207,6 +209,30 @@ def other_state_told(history: History) -> None:
     history.records[JOB].state = "cancelled"
 
 
+def done_though_cancelled(history: History) -> None:
+    """Store and stream agree."""
+    done = stored(CANCELLED, (1,) * 6, "done", "length")
+    history.store.jobs[done.id] = done
+    history.records[CANCELLED].streams = [watched(done, 2)]
+
+
+def saw_no_stream(history: History) -> None:
+    history.records[STREAM].streams.clear()
+
+
+def saw_no_text(history: History) -> None:
+    history.records[JOB].text = None
+
+
+def heard_of_no_job(history: History) -> None:
+    history.records[LEFT].job_ids.clear()
+
+
+def ended_by_nobodys_grace(history: History) -> None:
+    cancelled = stored(LINGERING, (1, 2, 2), "cancelled", "cancelled")
+    history.store.jobs[cancelled.id] = cancelled
+
+
 def client_gave_up(history: History) -> None:
     history.records[JOB].gave_up = "no answer"
 
@@ -240,6 +266,11 @@ ANOMALIES: list[tuple[Callable[[History], None], Wrong]] = [
     (two_ids_told, Wrong.ONE_JOB),
     (other_answer, Wrong.ALTERED),
     (other_state_told, Wrong.UNENDED),
+    (done_though_cancelled, Wrong.UNENDED),
+    (saw_no_stream, Wrong.LOST),
+    (saw_no_text, Wrong.LOST),
+    (heard_of_no_job, Wrong.LOST),
+    (ended_by_nobodys_grace, Wrong.UNENDED),
     (client_gave_up, Wrong.LATE),
 ]
 
