@@ -26,6 +26,7 @@ class Wrong(StrEnum):
     OUTBOX = "not one outbox entry"
     COUNTS = "counts not back at zero"
     STATUS = "wrong statuses"
+    SEEN = "another tenant's"
     FALSE_END = "unfinished streams ended clean"
     LATE = "not within a client's patience"
 
@@ -53,6 +54,7 @@ LEFT_ALONE = frozenset({("cancelled", "unattended")})
 
 ERROR_CODES = {"failed": "generation_failed", "dead": "worker_crashed", "expired": "deadline_exceeded", "cancelled": "cancelled"}
 STREAM_STATUSES = frozenset({200, 429, 503})
+STRANGER_STATUSES = frozenset({404, 429, 503})
 CALL_STATUSES = frozenset({200, 202, 429, 503})
 
 
@@ -132,6 +134,8 @@ def _check_jobs(record: Record, jobs: Sequence[StoredJob]) -> Iterator[Violation
 
 
 def _check_end(order: Order, job: StoredJob) -> Iterator[Violation]:
+    if job.tenant != order.tenant:
+        yield Violation(Wrong.SEEN, order.key, f"ordered by {order.tenant}, stored for {job.tenant}")
     tokens = tuple(token for entry in job.log for token in entry.tokens)
     text = "".join(entry.text for entry in job.log)
     if tokens != order.tokens[: len(tokens)] or not order.text.startswith(text):
@@ -159,6 +163,9 @@ def _check_client(record: Record, job: StoredJob) -> Iterator[Violation]:
     for status in record.statuses:
         if status not in CALL_STATUSES:
             yield Violation(Wrong.STATUS, who, f"{status}")
+    for status in record.strangers:
+        if status not in STRANGER_STATUSES:
+            yield Violation(Wrong.SEEN, who, f"{status} for another tenant")
     expected = events_of(job)
     for stream in record.streams:
         yield from _check_stream(record, stream, expected)

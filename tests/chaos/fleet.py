@@ -11,11 +11,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from headrace.embedded import EmbeddedValkey
+from headrace.keys import key_line
 from headrace.testing.eventually import eventually
 from headrace.testing.tree import free_port
 from tests.chaos.member import Member, clean_environ, send
 from tests.chaos.model import NAME, POISON_ID, make_chaos_model
+from tests.chaos.orders import TENANTS
 from tests.chaos.plan import Target
+from tests.chaos.replicas import api_key
 from tests.chaos.versions import CLOCK_OFFSET, Version
 from tests.chaos.wires import Wires, wires_to
 from tests.chaos.worker import POISON
@@ -24,6 +27,7 @@ SIZES = {Target.API: 2, Target.WORKER: 3, Target.SCHEDULER: 2}
 READY_S = 60.0
 GRACE_S = 120.0
 """Of viewers: what faults and clocks that run ahead may take of it leaves enough for whoever comes back."""
+KEYS = "keys"
 SETTINGS = {
     "HEADRACE_LEASE_MS": "1500",
     "HEADRACE_STEP_TIMEOUT_S": "8",
@@ -124,6 +128,7 @@ class Fleet:
             "HEADRACE_REDIS_URL": self.wires.url(name),
             "HEADRACE_MODEL": str(folder / NAME),
             "HEADRACE_FILES_DIR": str(folder / "files"),
+            "HEADRACE_KEYS_FILE": str(folder / KEYS),
         }
         if role is Target.API:
             port = free_port()
@@ -142,6 +147,7 @@ class Fleet:
 async def sailing(folder: Path, version: Version) -> AsyncIterator[tuple[Fleet, EmbeddedValkey]]:
     """A fleet that is ready, and the store, which outlives it. At the end all of it is stopped, whatever happens."""
     make_chaos_model(folder / NAME)
+    (folder / KEYS).write_text("".join(f"{key_line(api_key(tenant), tenant)}\n" for tenant in TENANTS))
     (folder / "logs").mkdir()
     valkey = EmbeddedValkey(folder / "valkey")
     await asyncio.to_thread(valkey.start)

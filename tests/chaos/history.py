@@ -88,6 +88,8 @@ class Record:
     """How the job ended, as the API told it."""
     cancels: list[str] = field(default_factory=list)
     """The job's states in answers to its cancels."""
+    strangers: list[int] = field(default_factory=list)
+    """Statuses another tenant got who asked for the job."""
     gave_up: str = ""
     """Why the client stopped asking, if it did not get to the end."""
 
@@ -113,6 +115,7 @@ class StoredJob:
     id: str
     key: str
     """Its Idempotency-Key."""
+    tenant: str
     state: str
     reason: str
     committed: int

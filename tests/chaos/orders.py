@@ -16,6 +16,8 @@ SHORTEST, LONGEST = 4, 24
 """Tokens of an answer."""
 LONGEST_CANCELLED = 200
 """Of one that is to be cancelled: most cancels should meet a job that runs, and some one that is being finished."""
+TENANTS = ("ann", "bob")
+"""In turns."""
 LINGERING, LINGERS = 6, 6_000
 """The last orders leave answers behind that nobody waits for, and that would take a minute at least."""
 
@@ -67,6 +69,15 @@ class Order:
     def key(self) -> str:
         """Its Idempotency-Key."""
         return f"order-{self.number}"
+
+    @property
+    def tenant(self) -> str:
+        return TENANTS[self.number % len(TENANTS)]
+
+    @property
+    def stranger(self) -> str:
+        """Another tenant."""
+        return TENANTS[(self.number + 1) % len(TENANTS)]
 
     @property
     def text(self) -> str:

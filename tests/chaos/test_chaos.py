@@ -21,5 +21,6 @@ async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:
     assert {struck.strike.fault for struck in result.struck} == set(Fault)
     assert len(result.history.store.jobs) == ORDERS
     assert {record.order.kind for record in result.history.records} == set(Kind)
+    assert 404 in {status for record in result.history.records for status in record.strangers}
     ends = {(job.state, job.reason) for job in result.history.store.jobs.values()}
     assert ends >= {("done", "length"), ("cancelled", "cancelled"), ("cancelled", "unattended")}

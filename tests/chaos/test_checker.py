@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.checker import Wrong, events_of, violations
 from tests.chaos.history import Connection, Cut, Entry, Event, History, Mark, Record, Store, StoredJob, Stream
-from tests.chaos.orders import LINGERS, Kind, Order
+from tests.chaos.orders import LINGERS, TENANTS, Kind, Order
 from workers.backends.scripted import text_of
 
 STREAM, JOB, POISON, CANCELLED, LEFT, LINGERING = range(6)
@@ -25,7 +25,7 @@ def stored(number: int, epochs: tuple[int, ...], state: str, reason: str) -> Sto
     """One token per entry, under these epochs, then the end."""
     log = [Entry(epoch, n + 1, (TOKENS[n],), text_of(TOKENS[n : n + 1])) for n, epoch in enumerate(epochs)]
     end = Entry(max(epochs, default=0) + 1, len(epochs) + 1, end=state, reason=reason)
-    return StoredJob(f"id-{number}", f"order-{number}", state, reason, len(epochs), (*log, end))
+    return StoredJob(f"id-{number}", f"order-{number}", TENANTS[number % 2], state, reason, len(epochs), (*log, end))
 
 
 def watched(job: StoredJob, *cuts: int, left: bool = False) -> Stream:
@@ -51,7 +51,9 @@ def correct() -> History:
     ]
     records = [
         Record(order(STREAM, Kind.HOP), ["id-0", "id-0"], [watched(jobs[STREAM], 2, 5)]),
-        Record(order(JOB, Kind.REPEAT), ["id-1", "id-1", "id-1"], [], [202, 503, 202, 202, 200], text_of(TOKENS), "done"),
+        Record(
+            order(JOB, Kind.REPEAT), ["id-1", "id-1", "id-1"], [], [202, 503, 202, 202, 200], text_of(TOKENS), "done", strangers=[503, 404]
+        ),
         Record(order(POISON, Kind.POISON), ["id-2"], [], [202, 200], "", "dead"),
         Record(order(CANCELLED, Kind.CANCEL_STREAM), ["id-3"], [watched(jobs[CANCELLED], 2)], [200], cancels=["running", "cancelled"]),
         Record(order(LEFT, Kind.LEAVE), ["id-4"], [watched(jobs[LEFT], 2, left=True)]),
@@ -233,6 +235,14 @@ def ended_by_nobodys_grace(history: History) -> None:
     history.store.jobs[cancelled.id] = cancelled
 
 
+def shown_to_a_stranger(history: History) -> None:
+    history.records[JOB].strangers.append(200)
+
+
+def stored_for_a_stranger(history: History) -> None:
+    rewrite(history, JOB, tenant=TENANTS[0])
+
+
 def client_gave_up(history: History) -> None:
     history.records[JOB].gave_up = "no answer"
 
@@ -271,6 +281,8 @@ ANOMALIES: list[tuple[Callable[[History], None], Wrong]] = [
     (saw_no_text, Wrong.LOST),
     (heard_of_no_job, Wrong.LOST),
     (ended_by_nobodys_grace, Wrong.UNENDED),
+    (shown_to_a_stranger, Wrong.SEEN),
+    (stored_for_a_stranger, Wrong.SEEN),
     (client_gave_up, Wrong.LATE),
 ]
 
