@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 
 from headrace.cursor import Cursor, parse_cursor
-from headrace.errors import CursorInvalid, HeadraceError
+from headrace.errors import LONGEST_WAIT_S, CursorInvalid, HeadraceError
 
 DONE = "[DONE]"
-PATIENCE_S = 60.0
-"""How long the server may stay away before the client gives up."""
+PATIENCE_S = 120.0
+"""How long the server may stay away before the client gives up. Who says when to come back is not away."""
 _RETRY_S = 0.25
 _CHAT_ID = "chatcmpl-"
 
@@ -96,7 +96,7 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) ->
             yield line
 
     while True:
-        why, pause_s = "it ended the stream before its end", _RETRY_S
+        why, asked_s = "it ended the stream before its end", 0.0
         try:
             with connect("" if seen is None else str(seen)) as response:
                 _refuse_error(response)
@@ -111,9 +111,9 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) ->
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
         except _Unavailable as error:
-            why, pause_s = str(error), max(_RETRY_S, error.pause_s)
-        now = time.monotonic()
-        failing_since = failing_since or now
+            why, asked_s = str(error), error.pause_s
+        now, pause_s = time.monotonic(), max(_RETRY_S, asked_s)
+        failing_since = now + asked_s if asked_s else failing_since or now
         if now + pause_s - failing_since > PATIENCE_S:
             raise StreamFailed(f"the server stayed away for {now - failing_since:.0f} s: {why}")
         time.sleep(pause_s)
@@ -146,6 +146,8 @@ def _refuse_error(response: httpx.Response) -> None:
     if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         given = response.headers.get("retry-after", "")
         pause_s = float(given) if given.isdecimal() else 0.0
+        if pause_s > LONGEST_WAIT_S:
+            raise StreamFailed(f"status {response.status_code}, come back in {pause_s:.0f} s: longer than {LONGEST_WAIT_S:.0f} s")
         raise _Unavailable(f"status {response.status_code}" + (f", come back in {pause_s:.0f} s" if pause_s else ""), pause_s)
     if response.status_code == 204:
         raise StreamFailed("the job has no more events")

@@ -135,8 +135,12 @@ class IdempotencyConflict(RequestError):
     code = "idempotency_conflict"
 
 
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 120.0
+"""Of whoever is refused for lack of room. The official client gives up at once when it is told to wait longer."""
+
+
 class QueueFull(HeadraceError):
-    """The queue's bound is reached; nothing was stored. `retry_after`: in how many seconds there should be room."""
+    """The queue's bound is reached; nothing was stored. `retry_after`: in how many seconds there should be room, within the above."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)

@@ -6,11 +6,10 @@ Every shard has one meter for all its jobs and one for each tenant that has live
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from headrace.errors import LONGEST_WAIT_S, SHORTEST_WAIT_S
+
 BUCKET_MS = 30_000
 """What left is counted in two buckets of this length: long enough for a rate to be steady, short enough to notice that workers died."""
-
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 120.0
-"""The official client gives up at once when it is told to wait longer."""
 
 
 class Drained(NamedTuple):

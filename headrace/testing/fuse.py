@@ -42,10 +42,6 @@ class Fuse:
     seen: list[str] = field(default_factory=list)
     """Names of the commands so far."""
 
-    @property
-    def blown(self) -> bool:
-        return 0 < self.at <= len(self.seen)
-
     def passing(self, commands: Sequence[Command]) -> int | None:
         """How many of these the store still gets, if one of them is the one that goes wrong."""
         before = len(self.seen)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tests.chaos.report import print_report
 from tests.chaos.run import Result, Settings, run
+from tests.chaos.versions import NoHistory
 
 
 def parse() -> tuple[Settings, bool]:
@@ -20,7 +21,9 @@ def parse() -> tuple[Settings, bool]:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--at-once", type=int, default=64, help="clients at a time")
     parser.add_argument(
-        "--older", metavar="REF", help="commit to run beside this code; default: the last that changed the queue or the API"
+        "--older",
+        metavar="REF",
+        help="commit to run beside this code; default: the last with other functions in the store or other records",
     )
     parser.add_argument("--patience", type=float, default=600.0, help="seconds a request may stand still before its client gives up")
     parser.add_argument("--keep", action="store_true", help="keep the store's file and all logs though nothing was violated")
@@ -30,7 +33,7 @@ def parse() -> tuple[Settings, bool]:
 
 
 def main() -> int:
-    """0: nothing was violated."""
+    """0: nothing was violated. 1: something was. 2: there is no older version to roll into."""
     (settings, keep), console = parse(), Console()
     folder = Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
 
@@ -43,6 +46,10 @@ def main() -> int:
     except KeyboardInterrupt:
         say(f"interrupted; everything is stopped. Logs: {folder}")
         return 130
+    except NoHistory as error:
+        say(f"no older code to run beside this: {error}")
+        shutil.rmtree(folder)
+        return 2
     print_report(result, console)
     return _conclude(result, folder, console, keep=keep)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tests.chaos.history import ENDINGS, Connection, Cut, Event, History, Mark, Record, Store, StoredJob, Stream
+from tests.chaos.history import ENDINGS, LIVE, Connection, Cut, Event, History, Mark, Record, Store, StoredJob, Stream
 from tests.chaos.orders import Kind, Order
 
 
@@ -26,6 +26,7 @@ class Wrong(StrEnum):
     OUTBOX = "not one outbox entry"
     COUNTS = "counts not back at zero"
     STATUS = "wrong statuses"
+    SEEN = "another tenant's"
     FALSE_END = "unfinished streams ended clean"
     LATE = "not within a client's patience"
 
@@ -48,9 +49,12 @@ ENDS: dict[Kind, frozenset[tuple[str, str]]] = {
     Kind.LEAVE: frozenset({("done", "length"), ("cancelled", "unattended")}),
 }
 """How an order may end, by its kind: state and reason."""
+LEFT_ALONE = frozenset({("cancelled", "unattended")})
+"""How one ends that lingers."""
 
 ERROR_CODES = {"failed": "generation_failed", "dead": "worker_crashed", "expired": "deadline_exceeded", "cancelled": "cancelled"}
 STREAM_STATUSES = frozenset({200, 429, 503})
+STRANGER_STATUSES = frozenset({404, 429, 503})
 CALL_STATUSES = frozenset({200, 202, 429, 503})
 
 
@@ -130,6 +134,8 @@ def _check_jobs(record: Record, jobs: Sequence[StoredJob]) -> Iterator[Violation
 
 
 def _check_end(order: Order, job: StoredJob) -> Iterator[Violation]:
+    if job.tenant != order.tenant:
+        yield Violation(Wrong.SEEN, order.key, f"ordered by {order.tenant}, stored for {job.tenant}")
     tokens = tuple(token for entry in job.log for token in entry.tokens)
     text = "".join(entry.text for entry in job.log)
     if tokens != order.tokens[: len(tokens)] or not order.text.startswith(text):
@@ -141,7 +147,7 @@ def _check_end(order: Order, job: StoredJob) -> Iterator[Violation]:
             yield Violation(Wrong.POISON_ALIVE, order.key, f"it is {job.state} ({job.reason})")
     elif job.state == "dead":
         yield Violation(Wrong.INNOCENT_DEAD, order.key, job.reason)
-    elif (job.state, job.reason) not in ENDS[order.kind]:
+    elif (job.state, job.reason) not in (LEFT_ALONE if order.lingers else ENDS[order.kind]):
         yield Violation(Wrong.UNENDED, order.key, f"a {order.kind} order is {job.state} ({job.reason})")
 
 
@@ -149,21 +155,41 @@ def _check_end(order: Order, job: StoredJob) -> Iterator[Violation]:
 
 
 def _check_client(record: Record, job: StoredJob) -> Iterator[Violation]:
-    who, order = record.order.key, record.order
+    who = record.order.key
     if record.gave_up:
         yield Violation(Wrong.LATE, who, f"its client gave up: {record.gave_up}")
+    elif not _has_its_answer(record):
+        yield Violation(Wrong.LOST, who, "its client was told no job, or no end of it")
     for status in record.statuses:
         if status not in CALL_STATUSES:
             yield Violation(Wrong.STATUS, who, f"{status}")
+    for status in record.strangers:
+        if status not in STRANGER_STATUSES:
+            yield Violation(Wrong.SEEN, who, f"{status} for another tenant")
     expected = events_of(job)
     for stream in record.streams:
         yield from _check_stream(record, stream, expected)
+    yield from _check_told(record, job)
+
+
+def _check_told(record: Record, job: StoredJob) -> Iterator[Violation]:
+    who = record.order.key
     if record.state is not None and record.state != job.state:
         yield Violation(Wrong.UNENDED, who, f"the client was told {record.state}, the job is {job.state}")
+    for state in record.cancels:
+        if state not in LIVE and state != job.state:
+            yield Violation(Wrong.UNENDED, who, f"its cancel was answered with {state}, the job is {job.state}")
     if record.text is not None:
         yield from _compare(who, record.text, "".join(entry.text for entry in job.log))
         if job.state == "done":
-            yield from _compare(who, record.text, order.text)
+            yield from _compare(who, record.text, record.order.text)
+
+
+def _has_its_answer(record: Record) -> bool:
+    """Whoever left was told which job it is at least."""
+    if not record.job_ids or record.order.kind is Kind.LEAVE:
+        return bool(record.job_ids)
+    return any(stream.ended for stream in record.streams) or (record.state is not None and record.text is not None)
 
 
 def _compare(who: str, told: str, right: str) -> Iterator[Violation]:

@@ -1,20 +1,22 @@
 """One client, which carries out one order and writes down everything it was told."""
 
 import asyncio
+import contextlib
 import random
 import time
 from typing import Any
 
 import httpx
 
-from tests.chaos.history import Record
+from tests.chaos.history import LIVE, Record
 from tests.chaos.orders import Kind, Order
 from tests.chaos.reader import Reader
-from tests.chaos.replicas import GaveUp, Replicas, bare_id
+from tests.chaos.replicas import GaveUp, Replicas, bare_id, speaks_for
 
-LIVE = frozenset({"queued", "delayed", "running"})
 POLL_FIRST_S, POLL_LONGEST_S = 0.2, 1.0
 REPEATS = 4
+PEEPS = 0.3
+"""How often a stranger asks for a job that runs."""
 
 
 class Client:
@@ -54,7 +56,7 @@ class Client:
         match kind:
             case Kind.HOP:
                 while not await reader.read(self._rng.randint(1, 8)):
-                    pass
+                    await self._peep(reader.job_id)
             case Kind.LEAVE:
                 await reader.read(self._rng.randint(1, 6))
             case Kind.CANCEL_STREAM:
@@ -77,7 +79,9 @@ class Client:
 
     async def _submit(self) -> str:
         answer = await self._call("POST", "/v1/jobs", self._body)
-        return self._named(answer["id"])
+        job_id = self._named(answer["id"])
+        await self._peep(job_id)
+        return job_id
 
     async def _whole(self) -> None:
         answer = await self._call("POST", "/v1/chat/completions", self._body)
@@ -87,7 +91,18 @@ class Client:
 
     async def _cancel(self, job_id: str) -> None:
         answer = await self._call("POST", f"/v1/jobs/{job_id}/cancel")
+        self.record.cancels.append(answer["status"])
         self._named(answer["id"])
+
+    async def _peep(self, job_id: str) -> None:
+        """Now and then another tenant asks for the job, for its stream, or to cancel it."""
+        if self._rng.random() >= PEEPS:
+            return
+        method, path = self._rng.choice((("GET", ""), ("GET", "/events"), ("POST", "/cancel")))
+        with contextlib.suppress(httpx.TransportError):  # it may try another time
+            headers = speaks_for(self._order.stranger)
+            async with self._replicas.next().stream(method, f"/v1/jobs/{job_id}{path}", headers=headers) as response:
+                self.record.strangers.append(response.status_code)
 
     async def _await_end(self, job_id: str) -> None:
         pause_s, began = POLL_FIRST_S, time.monotonic()
@@ -115,7 +130,7 @@ class Client:
         while time.monotonic() - began < self._patience_s:
             pause_s = self._replicas.pause_s
             try:
-                headers = {"idempotency-key": self._order.key} if body else {}
+                headers = speaks_for(self._order.tenant) | ({"idempotency-key": self._order.key} if body else {})
                 response = await self._replicas.next().request(method, path, json=body, headers=headers)
             except httpx.TransportError:
                 pass

@@ -11,21 +11,27 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from headrace.embedded import EmbeddedValkey
+from headrace.keys import key_line
 from headrace.testing.eventually import eventually
 from headrace.testing.tree import free_port
 from tests.chaos.member import Member, clean_environ, send
 from tests.chaos.model import NAME, POISON_ID, make_chaos_model
+from tests.chaos.orders import TENANTS
 from tests.chaos.plan import Target
+from tests.chaos.replicas import api_key
 from tests.chaos.versions import CLOCK_OFFSET, Version
 from tests.chaos.wires import Wires, wires_to
 from tests.chaos.worker import POISON
 
 SIZES = {Target.API: 2, Target.WORKER: 3, Target.SCHEDULER: 2}
 READY_S = 60.0
+GRACE_S = 120.0
+"""Of viewers: what faults and clocks that run ahead may take of it leaves enough for whoever comes back."""
+KEYS = "keys"
 SETTINGS = {
     "HEADRACE_LEASE_MS": "1500",
     "HEADRACE_STEP_TIMEOUT_S": "8",
-    "HEADRACE_VIEWER_GRACE_MS": "60000",
+    "HEADRACE_VIEWER_GRACE_MS": f"{GRACE_S * 1_000:.0f}",
     "HEADRACE_PING_S": "1",
     "HEADRACE_SHUTDOWN_S": "2",
     "HEADRACE_MAX_RUNNING": "32",
@@ -122,14 +128,18 @@ class Fleet:
             "HEADRACE_REDIS_URL": self.wires.url(name),
             "HEADRACE_MODEL": str(folder / NAME),
             "HEADRACE_FILES_DIR": str(folder / "files"),
+            "HEADRACE_KEYS_FILE": str(folder / KEYS),
         }
         if role is Target.API:
             port = free_port()
             self.urls.append(f"http://127.0.0.1:{port}")
             environ["HEADRACE_PORT"] = str(port)
+        if role is Target.SCHEDULER:
+            # Which believes that nobody waits only so long after its own outages, and here there is always one.
+            environ["HEADRACE_VIEWER_GRACE_MS"] = "2000"
         if role is Target.WORKER:
             environ["HEADRACE_WORKER_NAME"] = name
-            environ["HEADRACE_STANDBY"] = "1" if index == 0 else "0"
+            environ["HEADRACE_STANDBY"] = "0" if index == 0 else "1"
         return Member(name, role, COMMANDS[role], environ, folder / "logs" / f"{name}.log", version)
 
 
@@ -137,6 +147,7 @@ class Fleet:
 async def sailing(folder: Path, version: Version) -> AsyncIterator[tuple[Fleet, EmbeddedValkey]]:
     """A fleet that is ready, and the store, which outlives it. At the end all of it is stopped, whatever happens."""
     make_chaos_model(folder / NAME)
+    (folder / KEYS).write_text("".join(f"{key_line(api_key(tenant), tenant)}\n" for tenant in TENANTS))
     (folder / "logs").mkdir()
     valkey = EmbeddedValkey(folder / "valkey")
     await asyncio.to_thread(valkey.start)

@@ -16,6 +16,9 @@ class Mark(StrEnum):
     ERROR = "error"
 
 
+LIVE = frozenset({"queued", "delayed", "running"})
+"""States of jobs that have not ended."""
+
 ENDINGS = frozenset({Mark.DONE, Mark.ERROR})
 """Nothing follows these."""
 
@@ -83,6 +86,10 @@ class Record:
     """The answer in one piece."""
     state: str | None = None
     """How the job ended, as the API told it."""
+    cancels: list[str] = field(default_factory=list)
+    """The job's states in answers to its cancels."""
+    strangers: list[int] = field(default_factory=list)
+    """Statuses another tenant got who asked for the job."""
     gave_up: str = ""
     """Why the client stopped asking, if it did not get to the end."""
 
@@ -108,6 +115,7 @@ class StoredJob:
     id: str
     key: str
     """Its Idempotency-Key."""
+    tenant: str
     state: str
     reason: str
     committed: int

@@ -1,4 +1,4 @@
-"""The clients: all orders, so many of them at a time."""
+"""The clients, so many of them at a time."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ from tests.chaos.replicas import Replicas
 
 
 class Load:
-    def __init__(self, replicas: Replicas, orders: Sequence[Order], *, at_once: int, patience_s: float) -> None:
+    def __init__(self, replicas: Replicas, *, at_once: int, patience_s: float) -> None:
         self.records: list[Record] = []
         """Of the orders that are over."""
         self._replicas = replicas
-        self._orders = orders
         self._at_once = at_once
         self._patience_s = patience_s
         self._moved = asyncio.Condition()
 
-    async def run(self) -> None:
-        waiting = iter(self._orders)
+    async def run(self, orders: Sequence[Order]) -> None:
+        """Returns once all of them are over."""
+        waiting = iter(orders)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._at_once):
                 group.create_task(self._one_after_the_other(waiting))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from headrace.testing.eventually import eventually
 from tests.chaos.plan import Target
 from tests.chaos.versions import Version
 
@@ -40,21 +41,30 @@ class Member:
             self._note(f"{self.name} ended with {code}")
             await asyncio.sleep(RESPAWN_S)
 
-    def signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+    @property
+    def lives(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Whether there was anybody to get it."""
+        if self._process is None or self._process.returncode is not None:
+            return False
+        self._process.send_signal(number)
+        return True
 
     def engines(self) -> list[psutil.Process]:
-        """Of a worker: the engine processes of its supervisor."""
+        """Of a worker: the engine processes of its supervisor, the oldest first."""
         if self._process is None or self._process.returncode is not None:
             return []
         with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._process.pid).children()
+            found = psutil.Process(self._process.pid).children()
+            return sorted((child for child in found if child.status() != psutil.STATUS_ZOMBIE), key=psutil.Process.create_time)
         return []
 
     async def restart(self, version: Version) -> float:
         """SIGTERM, and the next start is of this version. Returns the seconds it took to leave."""
         self.version = version
+        await eventually(self._there, STOP_S, pause=0.05)  # one that is just being started is still of the other version
         began = time.monotonic()
         await self._terminate()
         return time.monotonic() - began
@@ -66,6 +76,9 @@ class Member:
         await self._terminate()
         for engine in engines:
             send(engine, signal.SIGKILL)
+
+    async def _there(self) -> bool:
+        return self.lives
 
     async def _terminate(self) -> None:
         process = self._process
@@ -98,10 +111,13 @@ class Member:
             log.write(f"== {time.time():.3f} {what}\n")
 
 
-def send(process: psutil.Process, number: signal.Signals) -> None:
-    """psutil knows a process by its time of birth too, so nobody is hit who has inherited its number."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+def send(process: psutil.Process, number: signal.Signals) -> bool:
+    """Whether there was anybody to get it. psutil knows a process by its time of birth too: nobody is hit who has inherited its number."""
+    try:
         process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
 def clean_environ() -> dict[str, str]:

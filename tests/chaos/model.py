@@ -8,7 +8,7 @@ NAME = "chaos-model"
 POISON = "poison"
 POISON_ID = 2
 WORDS = 400
-CONTEXT = 128
+CONTEXT = 8_192
 
 
 def words() -> list[str]:

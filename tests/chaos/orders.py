@@ -14,6 +14,12 @@ Encode = Callable[[Sequence[dict[str, str]]], tuple[int, ...]]
 ORDERS_PER_POISON = 1_000
 SHORTEST, LONGEST = 4, 24
 """Tokens of an answer."""
+LONGEST_CANCELLED = 200
+"""Of one that is to be cancelled: most cancels should meet a job that runs, and some one that is being finished."""
+TENANTS = ("ann", "bob")
+"""In turns."""
+LINGERING, LINGERS = 6, 6_000
+"""The last orders leave answers behind that nobody waits for, and that would take a minute at least."""
 
 
 class Kind(StrEnum):
@@ -65,12 +71,26 @@ class Order:
         return f"order-{self.number}"
 
     @property
+    def tenant(self) -> str:
+        return TENANTS[self.number % len(TENANTS)]
+
+    @property
+    def stranger(self) -> str:
+        """Another tenant."""
+        return TENANTS[(self.number + 1) % len(TENANTS)]
+
+    @property
     def text(self) -> str:
         return text_of(self.tokens)
 
     @property
     def poisonous(self) -> bool:
         return self.kind is Kind.POISON
+
+    @property
+    def lingers(self) -> bool:
+        """Only its viewer's grace ends it."""
+        return len(self.tokens) == LINGERS
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -82,17 +102,23 @@ def conversation(content: str) -> list[dict[str, str]]:
 
 
 def make_orders(seed: int, count: int, encode: Encode) -> list[Order]:
-    """`count` orders; one in ORDERS_PER_POISON is poison, one at least, and none among the last: quarantine takes its time."""
+    """`count` orders; one in ORDERS_PER_POISON is poison, one at least, and none among the last: quarantine takes its time. The very last
+    ones linger."""
     rng = random.Random(f"orders {seed}")
     kinds = rng.choices(list(SHARES), list(SHARES.values()), k=count)
     for number in rng.sample(range(count * 4 // 5), max(1, count // ORDERS_PER_POISON)):
         kinds[number] = Kind.POISON
-    return [_order(number, kind, rng, encode) for number, kind in enumerate(kinds)]
+    orders = [_order(number, kind, rng.randint(SHORTEST, _longest(kind)), rng, encode) for number, kind in enumerate(kinds[:-LINGERING])]
+    return orders + [_order(number, Kind.LEAVE, LINGERS, rng, encode) for number in range(len(orders), count)]
 
 
-def _order(number: int, kind: Kind, rng: random.Random, encode: Encode) -> Order:
+def _longest(kind: Kind) -> int:
+    return LONGEST_CANCELLED if kind in (Kind.CANCEL_STREAM, Kind.CANCEL_JOB) else LONGEST
+
+
+def _order(number: int, kind: Kind, length: int, rng: random.Random, encode: Encode) -> Order:
     content = " ".join(rng.choices(words(), k=rng.randint(3, 12)))
     if kind is Kind.POISON:
         content = f"{POISON} {content}"
-    tokens = answer_to(encode(conversation(content)), rng.randint(SHORTEST, LONGEST))
+    tokens = answer_to(encode(conversation(content)), length)
     return Order(number, kind, content, tokens, rng.getrandbits(32))

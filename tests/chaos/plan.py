@@ -84,7 +84,7 @@ LASTS_S: dict[Fault, tuple[float, float]] = {
     Fault.CLOCK_AHEAD: (2.0, 12.0),
     Fault.CLOCK_BACK: (1.0, 5.0),
 }
-"""Seconds: how long it lasts, or how far a clock jumps. A lease is 1.5 s; a viewer has 60 to come back."""
+"""Seconds: how long it lasts, or how far a clock jumps. A lease is 1.5 s; a viewer has 120 to come back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import httpx
 import orjson
 
 from tests.chaos.history import Connection, Cut, Event, Mark, Record, Stream
-from tests.chaos.replicas import GaveUp, Replicas, bare_id
+from tests.chaos.replicas import GaveUp, Replicas, bare_id, speaks_for
 
 DONE = b"[DONE]"
 NOTICEABLE_S = 0.3
@@ -74,11 +74,12 @@ class Reader:
 
     def _connect(self, after: str) -> AbstractAsyncContextManager[httpx.Response]:
         http = self._replicas.next()
-        if after:
-            return http.stream("GET", f"/v1/jobs/{self._job_id}/events", headers={"last-event-id": after})
         order = self._record.order
+        headers = speaks_for(order.tenant)
+        if after:
+            return http.stream("GET", f"/v1/jobs/{self._job_id}/events", headers={**headers, "last-event-id": after})
         body = {"model": self._replicas.model, "messages": order.messages, "max_tokens": len(order.tokens), "stream": True}
-        return http.stream("POST", "/v1/chat/completions", json=body, headers={"idempotency-key": order.key})
+        return http.stream("POST", "/v1/chat/completions", json=body, headers={**headers, "idempotency-key": order.key})
 
     def _notice(self) -> None:
         """Pauses within a running answer are how long it took to recover from something."""

@@ -44,5 +44,14 @@ async def replicas_at(urls: Sequence[str], model: str) -> AsyncIterator[Replicas
         yield Replicas(clients, model)
 
 
+def api_key(tenant: str) -> str:
+    return f"key-of-{tenant}"
+
+
+def speaks_for(tenant: str) -> dict[str, str]:
+    """Header of a call."""
+    return {"authorization": f"Bearer {api_key(tenant)}"}
+
+
 def bare_id(answer_id: str) -> str:
     return answer_id.removeprefix(CHAT_ID)

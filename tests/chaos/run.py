@@ -9,16 +9,16 @@ from pathlib import Path
 
 from headrace.wire.prompter import FolderPrompter
 from tests.chaos.checker import Violation, violations
-from tests.chaos.fleet import sailing
+from tests.chaos.fleet import GRACE_S, sailing
 from tests.chaos.history import History
 from tests.chaos.load import Load
 from tests.chaos.model import NAME
-from tests.chaos.orders import make_orders
+from tests.chaos.orders import LINGERING, make_orders
 from tests.chaos.plan import Target, make_plan
 from tests.chaos.replicas import replicas_at
 from tests.chaos.snapshot import comes_to_rest, take_snapshot
 from tests.chaos.striker import Striker, Struck
-from tests.chaos.versions import NoHistory, Version, older_version, this_version
+from tests.chaos.versions import older_version, this_version
 
 REST_S = 120.0
 PROGRESS_S = 10.0
@@ -33,7 +33,7 @@ class Settings:
     at_once: int
     """Clients at a time."""
     older: str | None
-    """Commit of the older version; None: a sensible one."""
+    """Commit of the older version; None: the last one with other functions or records."""
     patience_s: float
     """How long an order may stand still before its client gives up: quarantine takes its time over poison."""
 
@@ -50,24 +50,25 @@ class Result:
 
 
 async def run(settings: Settings, folder: Path, say: Say) -> Result:
-    """`folder` is empty, and keeps the store's file and everybody's log."""
-    this, older = _versions(settings, folder, say)
+    """`folder` is empty, and keeps the store's file and everybody's log. Raises NoHistory."""
+    this, older = this_version(folder / "this"), older_version(folder / "older", settings.older)
+    say(f"older code: {older.name}")
     began = time.monotonic()
     async with sailing(folder, this) as (fleet, valkey):
         say(f"ready after {time.monotonic() - began:.1f} s")
         encode = FolderPrompter.load(str(folder / NAME), folder).chat
-        plan = make_plan(settings.seed, settings.orders)
+        orders = make_orders(settings.seed, settings.orders, encode)
+        busy, lingering = orders[:-LINGERING], orders[-LINGERING:]
+        plan = make_plan(settings.seed, len(busy))
         async with replicas_at(fleet.urls, NAME) as replicas:
-            load = Load(
-                replicas,
-                make_orders(settings.seed, settings.orders, encode),
-                at_once=settings.at_once,
-                patience_s=settings.patience_s,
-            )
+            load = Load(replicas, at_once=settings.at_once, patience_s=settings.patience_s)
             striker = Striker(fleet, load, this, older)
             async with _telling(settings, load, striker, len(plan), say), asyncio.TaskGroup() as group:
-                group.create_task(load.run())
+                group.create_task(load.run(busy))
                 group.create_task(striker.run(plan))
+            # Behind everything else: a clock that runs ahead by the grace would take the jobs of whoever still reads.
+            await load.run(lingering)
+            await fleet.jump(GRACE_S)
             took_s = time.monotonic() - began
         if not await comes_to_rest(valkey.url, REST_S):
             say(f"some jobs have not ended {REST_S:.0f} s after the last client left")
@@ -82,17 +83,6 @@ async def run(settings: Settings, folder: Path, say: Say) -> Result:
         drains=fleet.drains,
         took_s=took_s,
     )
-
-
-def _versions(settings: Settings, folder: Path, say: Say) -> tuple[Version, Version]:
-    this = this_version(folder / "this")
-    try:
-        older = older_version(folder / "older", settings.older)
-    except NoHistory as error:
-        say(f"no older code to run beside this: {error}")
-        return this, this
-    say(f"older code: {older.name}")
-    return this, older
 
 
 @contextlib.asynccontextmanager

@@ -50,15 +50,15 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 async def _read(store: Any, ids: Sequence[str]) -> list[StoredJob]:
     pipeline = store.pipeline(transaction=False)
     for job_id in ids:
-        pipeline.hmget(f"{PREFIX}job:{job_id}", "key", "state", "reason", "n")
+        pipeline.hmget(f"{PREFIX}job:{job_id}", "key", "tenant", "state", "reason", "n")
         pipeline.xrange(f"{PREFIX}log:{job_id}")
     replies = await pipeline.execute()
     return [_job(job_id, *replies[2 * i : 2 * i + 2]) for i, job_id in enumerate(ids)]
 
 
 def _job(job_id: str, fields: Sequence[str], log: Sequence[tuple[str, dict[str, str]]]) -> StoredJob:
-    key, state, reason, committed = fields
-    return StoredJob(job_id, key.rpartition(":")[2], state, reason, int(committed), tuple(_entry(*entry) for entry in log))
+    key, tenant, state, reason, committed = fields
+    return StoredJob(job_id, key.rpartition(":")[2], tenant, state, reason, int(committed), tuple(_entry(*entry) for entry in log))
 
 
 def _entry(place: str, fields: dict[str, str]) -> Entry:

@@ -9,23 +9,23 @@ import pytest
 
 from tests.chaos.checker import Wrong, events_of, violations
 from tests.chaos.history import Connection, Cut, Entry, Event, History, Mark, Record, Store, StoredJob, Stream
-from tests.chaos.orders import Kind, Order
+from tests.chaos.orders import LINGERS, TENANTS, Kind, Order
 from workers.backends.scripted import text_of
 
-STREAM, JOB, POISON, CANCELLED, LEFT = range(5)
+STREAM, JOB, POISON, CANCELLED, LEFT, LINGERING = range(6)
 TOKENS = (7, 14, 21, 28, 35, 42)
 LEFTOVERS = {"live": 0, "cost": 0, "lease": 0}
 
 
 def order(number: int, kind: Kind) -> Order:
-    return Order(number, kind, "w1 w2", TOKENS, seed=number)
+    return Order(number, kind, "w1 w2", TOKENS if number != LINGERING else TOKENS * (LINGERS // len(TOKENS)), seed=number)
 
 
 def stored(number: int, epochs: tuple[int, ...], state: str, reason: str) -> StoredJob:
     """One token per entry, under these epochs, then the end."""
     log = [Entry(epoch, n + 1, (TOKENS[n],), text_of(TOKENS[n : n + 1])) for n, epoch in enumerate(epochs)]
     end = Entry(max(epochs, default=0) + 1, len(epochs) + 1, end=state, reason=reason)
-    return StoredJob(f"id-{number}", f"order-{number}", state, reason, len(epochs), (*log, end))
+    return StoredJob(f"id-{number}", f"order-{number}", TENANTS[number % 2], state, reason, len(epochs), (*log, end))
 
 
 def watched(job: StoredJob, *cuts: int, left: bool = False) -> Stream:
@@ -47,13 +47,17 @@ def correct() -> History:
         stored(POISON, (), "dead", "it kills"),
         stored(CANCELLED, (1, 1, 2), "cancelled", "cancelled"),
         stored(LEFT, (1, 2, 2), "cancelled", "unattended"),
+        stored(LINGERING, (1, 2, 2), "cancelled", "unattended"),
     ]
     records = [
         Record(order(STREAM, Kind.HOP), ["id-0", "id-0"], [watched(jobs[STREAM], 2, 5)]),
-        Record(order(JOB, Kind.REPEAT), ["id-1", "id-1", "id-1"], [], [202, 503, 202, 202, 200], text_of(TOKENS), "done"),
+        Record(
+            order(JOB, Kind.REPEAT), ["id-1", "id-1", "id-1"], [], [202, 503, 202, 202, 200], text_of(TOKENS), "done", strangers=[503, 404]
+        ),
         Record(order(POISON, Kind.POISON), ["id-2"], [], [202, 200], "", "dead"),
-        Record(order(CANCELLED, Kind.CANCEL_STREAM), ["id-3"], [watched(jobs[CANCELLED], 2)], [200]),
+        Record(order(CANCELLED, Kind.CANCEL_STREAM), ["id-3"], [watched(jobs[CANCELLED], 2)], [200], cancels=["running", "cancelled"]),
         Record(order(LEFT, Kind.LEAVE), ["id-4"], [watched(jobs[LEFT], 2, left=True)]),
+        Record(order(LINGERING, Kind.LEAVE), ["id-5"], [watched(jobs[LINGERING], 2, left=True)]),
     ]
     store = Store({job.id: job for job in jobs}, tuple((job.id, job.state) for job in jobs), dict(LEFTOVERS))
     return History(records, store)
@@ -207,6 +211,38 @@ def other_state_told(history: History) -> None:
     history.records[JOB].state = "cancelled"
 
 
+def done_though_cancelled(history: History) -> None:
+    """Store and stream agree."""
+    done = stored(CANCELLED, (1,) * 6, "done", "length")
+    history.store.jobs[done.id] = done
+    history.records[CANCELLED].streams = [watched(done, 2)]
+
+
+def saw_no_stream(history: History) -> None:
+    history.records[STREAM].streams.clear()
+
+
+def saw_no_text(history: History) -> None:
+    history.records[JOB].text = None
+
+
+def heard_of_no_job(history: History) -> None:
+    history.records[LEFT].job_ids.clear()
+
+
+def ended_by_nobodys_grace(history: History) -> None:
+    cancelled = stored(LINGERING, (1, 2, 2), "cancelled", "cancelled")
+    history.store.jobs[cancelled.id] = cancelled
+
+
+def shown_to_a_stranger(history: History) -> None:
+    history.records[JOB].strangers.append(200)
+
+
+def stored_for_a_stranger(history: History) -> None:
+    rewrite(history, JOB, tenant=TENANTS[0])
+
+
 def client_gave_up(history: History) -> None:
     history.records[JOB].gave_up = "no answer"
 
@@ -240,6 +276,13 @@ ANOMALIES: list[tuple[Callable[[History], None], Wrong]] = [
     (two_ids_told, Wrong.ONE_JOB),
     (other_answer, Wrong.ALTERED),
     (other_state_told, Wrong.UNENDED),
+    (done_though_cancelled, Wrong.UNENDED),
+    (saw_no_stream, Wrong.LOST),
+    (saw_no_text, Wrong.LOST),
+    (heard_of_no_job, Wrong.LOST),
+    (ended_by_nobodys_grace, Wrong.UNENDED),
+    (shown_to_a_stranger, Wrong.SEEN),
+    (stored_for_a_stranger, Wrong.SEEN),
     (client_gave_up, Wrong.LATE),
 ]
 

@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("headrace", "producer_api", "workers", "scheduler")
 LIBRARY = Path("headrace/queues/functions.lua")
+SHARED = ("headrace/queues/*.lua", "headrace/request.py")
+"""What processes of two versions meet in: the functions in the store, and the record of a request."""
 CLOCK_OFFSET = "headrace:clock-offset"
 """Key of the microseconds by which the store's clock is wrong."""
 
@@ -40,17 +42,29 @@ def this_version(folder: Path) -> Version:
 
 
 def older_version(folder: Path, ref: str | None) -> Version:
-    """Of the commit `ref`; None: the one that last changed the queue or the API. What was repaired there later would be found again.
+    """Of the commit `ref`; None: the last one whose functions or records were others. What was repaired since then would be found again.
 
-    Raises NoHistory.
+    Raises NoHistory, also if that commit's functions and records are those of the working tree.
     """
-    ref = ref or _git("log", "-1", "--format=%h", "--", "headrace/queues", "producer_api").decode().strip()
-    if not ref:
-        raise NoHistory("no commit has changed the queue or the API")
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", ref, *PACKAGES))) as archive:
+    chosen = ref or _before_the_last_change()
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", chosen, *PACKAGES))) as archive:
         archive.extractall(folder, filter="data")
-    _make_clock_settable(folder, f"-- as of {ref}\n")
-    return Version(f"commit {ref}", folder)
+    if ref is None and shared_text(folder) == shared_text(ROOT):
+        raise NoHistory(f"commit {chosen} has the functions and the records of the working tree: nothing to be compatible with")
+    _make_clock_settable(folder, f"-- as of {chosen}\n")
+    return Version(f"commit {chosen}", folder)
+
+
+def shared_text(tree: Path) -> dict[Path, str]:
+    return {path.relative_to(tree): path.read_text() for pattern in SHARED for path in tree.glob(pattern)}
+
+
+def _before_the_last_change() -> str:
+    # First parents only: the other side of a merge branched off long ago, and lacks what was repaired here meanwhile.
+    change = _git("log", "-1", "--first-parent", "--format=%h", "--", *SHARED).decode().strip()
+    if not change:
+        raise NoHistory(f"no commit has changed {' or '.join(SHARED)}")
+    return _git("rev-parse", "--short", "--verify", f"{change}^").decode().strip()
 
 
 def _git(*arguments: str) -> bytes:

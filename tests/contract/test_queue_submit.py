@@ -36,9 +36,11 @@ class TestAccept:
         assert (await bench.queue.load()).lanes[0].queued == 1
 
     async def test_the_same_key_with_another_body_is_a_conflict(self, bench: Bench) -> None:
-        await bench.submit(key="k")
-        with pytest.raises(IdempotencyConflict):
+        job_id = await bench.submit(key="k")
+        with pytest.raises(IdempotencyConflict, match=job_id):
             await bench.submit(key="k", body_hash="other")
+        [claim] = await bench.claim()
+        assert (claim.request.id, claim.epoch, claim.committed) == (job_id, 1, 0)
 
     async def test_a_key_belongs_to_its_tenant(self, bench: Bench) -> None:
         assert await bench.submit(key="k") != await bench.submit(key="k", tenant="bob", body_hash="other")

@@ -56,12 +56,14 @@ def test_a_server_killed_while_it_rewrites_its_file_comes_back(tmp_path_factory:
         redis.mset({f"key-{i}": "x" * 100 for i in range(1_000)})
         redis.config_set("rdb-key-save-delay", 200)  # microseconds a key: the rewrite cannot be over yet
         redis.bgrewriteaof()
+        redis.set("late", "x")  # goes into the file that the rewrite has just begun
         assert redis.info("persistence")["aof_rewrite_in_progress"]
     server.process.kill()
     server.process.wait()
     server.start()
     with client(server) as redis:
-        assert redis.dbsize() == 1_000
+        assert redis.dbsize() == 1_001
+        assert redis.get("late") == "x"
     server.stop()
 
 

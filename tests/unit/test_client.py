@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.client import Event, StreamFailed, follow_job, lines_of, parse_events, stream_chat
+from headrace.errors import LONGEST_WAIT_S
 
 STREAM = [": ping", "id: 0-0", 'data: {"a": 1}', "", ": ping", "id: 1-1", "data: two", "data: lines", "", "id: 1-2", "data: [DONE]", ""]
 EVENTS = [Event("0-0", '{"a": 1}'), Event("1-1", "two\nlines"), Event("1-2", "[DONE]")]
@@ -109,7 +110,7 @@ def test_a_post_that_is_cut_before_its_first_event_is_repeated_under_its_key(nap
         (httpx.Response(204), "no more events"),
         (stream(wire(("1-1", '{"error": {"message": "it failed"}}'))), "it failed"),
         (stream(wire(("one", chunk("a")))), "cannot be resumed from"),
-        (httpx.Response(503, headers={"retry-after": "61"}), "come back in 61 s"),
+        (httpx.Response(503, headers={"retry-after": "121"}), "come back in 121 s: longer than 120 s"),
     ],
 )
 def test_what_cannot_be_resumed_is_an_error(naps: list[float], last: httpx.Response, said: str) -> None:
@@ -118,5 +119,14 @@ def test_what_cannot_be_resumed_is_an_error(naps: list[float], last: httpx.Respo
 
 
 def test_patience_ends(naps: list[float]) -> None:
-    with pytest.raises(StreamFailed, match="stayed away for 60 s: status 500"):
-        talk(lambda http: follow_job(http, JOB), [httpx.Response(500) for _ in range(241)])
+    with pytest.raises(StreamFailed, match="stayed away for 120 s: status 500"):
+        talk(lambda http: follow_job(http, JOB), [httpx.Response(500) for _ in range(481)])
+
+
+def test_whoever_says_when_to_come_back_is_not_away(naps: list[float]) -> None:
+    """The longest wait there is, twice, each behind as long an absence as is borne."""
+    told, absent = {"retry-after": f"{LONGEST_WAIT_S:.0f}"}, [502] * 480
+    answers = [*absent, 429, *absent, 503]
+    refusals = [httpx.Response(status, headers={} if status == 502 else told) for status in answers]
+    talk(lambda http: follow_job(http, JOB), [*refusals, stream(wire(("1-1", "[DONE]")))])
+    assert sum(naps) == 2 * 480 * 0.25 + 2 * LONGEST_WAIT_S

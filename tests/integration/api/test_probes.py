@@ -11,7 +11,7 @@ from headrace.queues.memory import MemoryQueue
 from headrace.settings import Settings
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
-from headrace.testing.outages import CutQueue
+from headrace.testing.outages import CutQueue, lose_replies
 from headrace.testing.scripted_worker import ScriptedWorker
 from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompter
@@ -77,7 +77,7 @@ async def test_without_a_queue(http: httpx.AsyncClient, queue: CutQueue) -> None
 
 
 async def test_a_lost_reply_does_not_store_twice(http: httpx.AsyncClient, queue: CutQueue) -> None:
-    queue.lost_replies = 1
+    lose_replies(queue, "accept", 1)
     response = await http.post("/v1/jobs", json=BODY)
     assert response.status_code == 202
     assert "idempotent-replayed" not in response.headers, "the repeat was ours, not the caller's"

@@ -137,6 +137,18 @@ async def test_a_killed_engine_goes_on_where_its_log_ends(queue: RedisQueue) -> 
     await check_whole(queue, request)
 
 
+async def test_an_engine_killed_before_its_first_token_leaves_a_job_that_starts_anew(queue: RedisQueue) -> None:
+    request = await submit(queue, fault=HANG_ONCE)
+    async with supervised(queue, PATIENT):
+        await eventually(lambda: asyncio.sleep(0, Path(os.environ["HANGS_ONCE"]).exists()), pause=0.005)
+        held = await job_of(queue, request)
+        assert (held.state, held.epoch, held.committed) == (State.RUNNING, 1, 0)
+        os.kill(engines().pop(), signal.SIGKILL)
+        job = await until_ended(queue, request)
+    assert (job.state, job.epoch, job.crashes) == (State.DONE, 3, 1)
+    await check_whole(queue, request)
+
+
 @pytest.mark.parametrize("fault", [HANG_ONCE, FREEZE_ONCE], ids=["in a call", "with the interpreter's lock"])
 async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQueue, fault: int) -> None:
     request, other = await submit(queue, fault=fault), await submit(queue)

@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.queues.meter import BUCKET_MS, LONGEST_WAIT_S, SHORTEST_WAIT_S, Drained, Meter, wait_s
+from headrace.errors import LONGEST_WAIT_S, SHORTEST_WAIT_S
+from headrace.queues.meter import BUCKET_MS, Drained, Meter, wait_s
 
 counts = st.integers(0, 10**9)
 
