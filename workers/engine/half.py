@@ -10,10 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-# mypy: numba's decorators have no annotations.
 
-
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _widen(_context: Any, _bits: Any) -> Any:
     """The number that the bits of a half are."""
 
@@ -23,7 +21,7 @@ def _widen(_context: Any, _bits: Any) -> Any:
     return types.float32(types.uint16), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _narrow(_context: Any, _number: Any) -> Any:
     """The bits of the half nearest to a number."""
 
@@ -43,12 +41,12 @@ def readable(page: Any, buffer: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(put, inline="always")  # type: ignore[untyped-decorator]
+@overload(put, inline="always")
 def _put(target: Any, index: Any, number: Any) -> Callable[..., None]:
     if target.dtype == types.uint16:
 
         def put_half(target: Any, index: Any, number: Any) -> None:
-            target[index] = _narrow(number)
+            target[index] = _narrow(number)  # type: ignore[call-arg]  # the context is numba's to give
 
         return put_half
 
@@ -58,14 +56,14 @@ def _put(target: Any, index: Any, number: Any) -> Callable[..., None]:
     return put_float
 
 
-@overload(readable, inline="always")  # type: ignore[untyped-decorator]
+@overload(readable, inline="always")
 def _readable(page: Any, buffer: Any) -> Callable[..., Any]:
     if page.dtype == types.uint16:
 
         def widened(page: Any, buffer: Any) -> Any:
             for j in range(buffer.shape[0]):
                 for d in range(buffer.shape[1]):
-                    buffer[j, d] = _widen(page[j, d])
+                    buffer[j, d] = _widen(page[j, d])  # type: ignore[call-arg]  # the context is numba's to give
             return buffer
 
         return widened

@@ -56,7 +56,7 @@ class InvariantLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         full = F.pad(x, (0, 0, 0, -len(x) % _TOGETHER))
-        return torch.cat([self._linear(rows) for rows in full.split(_TOGETHER)])[: len(x)]
+        return torch.cat([self._linear(rows) for rows in torch.split(full, _TOGETHER)])[: len(x)]
 
 
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]

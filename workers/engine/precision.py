@@ -15,7 +15,7 @@ from headrace.request import Sampling
 from headrace.tokenizer import Tokenizer
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
-from workers.ports import EngineRequest
+from workers.ports import Delta, EngineRequest
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def perplexity(config: EngineConfig) -> float:
 
 def _score(engine: PagedEngine, ids: tuple[int, ...]) -> list[float]:
     engine.add(EngineRequest(request_id="text", prompt_ids=ids, sampling=Sampling(max_tokens=1, seed=0, logprobs=0, prompt_logprobs=True)))
-    deltas = []
+    deltas: list[Delta] = []
     while not any(delta.finish for delta in deltas):
         deltas += engine.step(0)
     return [told.chosen for delta in deltas for told in delta.prompt_logprobs]

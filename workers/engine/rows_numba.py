@@ -17,6 +17,7 @@ from torch import Tensor
 
 # Everything but the promise that there are no NaNs: they must come through, to be seen in the logits.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+_THREADS: int = numba.get_num_threads()
 _AT_LEAST = 8_192
 """Numbers for each thread; below, waking it takes longer than it saves."""
 
@@ -38,7 +39,7 @@ def _rms_norm(x: Any, weight: Any, eps: Any, out: Any) -> None:
             out[i, j] = x[i, j] * factor * weight[j]
 
 
-@numba.njit(fastmath=_FASTMATH, error_model="numpy", forceinline=True)  # type: ignore[untyped-decorator]  # numba has no annotations
+@numba.njit(fastmath=_FASTMATH, error_model="numpy", forceinline=True)
 def _butterflies(x: Any, y: Any, half: int) -> None:
     for j in range(half):
         a, b = x[j], x[j + half]
@@ -88,6 +89,6 @@ def spread(x: Tensor, stages: int, greatest: float) -> tuple[Tensor, Tensor]:
 
 
 def _set_threads(x: Tensor) -> int:
-    threads = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS, x.numel() // _AT_LEAST))
+    threads = max(1, min(torch.get_num_threads(), _THREADS, x.numel() // _AT_LEAST))
     numba.set_num_threads(threads)
     return threads

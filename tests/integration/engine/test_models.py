@@ -13,6 +13,7 @@ from headrace.errors import ModelUnavailable
 from workers.engine.attention import Attention, Batch, Heads, LayerKind, TorchAttention
 from workers.engine.attention_numba import NumbaAttention
 from workers.engine.kv_cache import KvCache
+from workers.engine.linear import linear_maker
 from workers.engine.models.decoder import Decoder
 from workers.engine.models.registry import read_shape
 from workers.engine.models.weights import Weights
@@ -96,7 +97,7 @@ class Harness:
 
     def __init__(self, folder: Path, kind: Callable[[KvCache, Heads, Sequence[LayerKind]], Attention], block_size: int) -> None:
         shape = read_shape(folder)
-        self.model = Decoder(shape, Weights(folder, device=CPU, dtype=torch.float32), CPU)
+        self.model = Decoder(shape, Weights(folder, device=CPU, dtype=torch.float32), CPU, linear_maker("fp32", batch_invariant=False))
         blocks = -(-max(LENGTHS) // block_size)
         self.cache = KvCache(
             layers=len(shape.layers),

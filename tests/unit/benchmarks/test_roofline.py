@@ -9,7 +9,9 @@ LIMITS = Limits(layers=Curve(((1, 0.010), (64, 0.136), (512, 1.032))), head=Curv
 
 
 def _row(start: int, count: int) -> Row:
-    return Row(sequence_id="a", slot=0, start=start, token_ids=(0,) * count, first_block=0, new_blocks=(), sampling=None, position=0)
+    return Row(
+        sequence_id="a", slot=0, start=start, token_ids=(0,) * count, first_block=0, new_blocks=(), filled=0, sampling=None, position=0
+    )
 
 
 @pytest.mark.parametrize(
