@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.row import Row
@@ -73,3 +74,15 @@ def _why_not(line: Mapping[str, Any]) -> str | None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f}" if value < 1_000 else f"{value:,.0f}"
+
+
+def print_parts(title: str, seconds: Mapping[str, float]) -> None:
+    """Parts of a whole, the longest first."""
+    table = Table(title=title)
+    for heading in ("part", "ms", "share"):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    whole = sum(seconds.values())
+    for part, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+        table.add_row(part, f"{1_000 * spent:.1f}", f"{100 * spent / whole:.0f} %")
+    table.add_row("all", f"{1_000 * whole:.1f}", "")
+    Console().print(table)

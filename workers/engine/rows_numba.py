@@ -18,7 +18,7 @@ from torch import Tensor
 # Everything but the promise that there are no NaNs: they must come through, to be seen in the logits.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _THREADS: int = numba.get_num_threads()
-_AT_LEAST = 8_192
+_AT_LEAST = 65_536
 """Numbers for each thread; below, waking it takes longer than it saves."""
 
 
