@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from headrace.cli.api_client import Url, api, checked, fail
+from headrace.cli.waiting_note import WaitingNote
 from headrace.client import StreamFailed, stream_chat
 
 
@@ -17,7 +18,10 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always gives the likeliest answer.")] = 0.0,
 ) -> None:
-    """Talk to the model. An answer goes on where it was when the connection, the server or the engine is lost."""
+    """Talk to the model. An answer goes on where it was when the connection, the server or the engine is lost.
+
+    A server that stays away for two minutes is given up.
+    """
     console = Console(highlight=False, soft_wrap=True)
     with api(url) as client:
         models = checked(client.get("/v1/models"))["data"]
@@ -55,16 +59,19 @@ def _answer(console: Console, client: httpx.Client, options: dict[str, Any], mes
     said: list[str] = []
     job_id = ""
     try:
-        for chunk in stream_chat(client, {**options, "messages": messages}):
-            job_id = chunk["id"]
-            for choice in chunk["choices"]:
-                text = choice["delta"].get("content") or ""
-                said.append(text)
-                console.print(text, end="", markup=False)
+        with WaitingNote(Console(stderr=True)) as note:
+            for chunk in stream_chat(client, {**options, "messages": messages}, note.waits_for):
+                job_id = chunk["id"]
+                note.heard()
+                for choice in chunk["choices"]:
+                    text = choice["delta"].get("content") or ""
+                    said.append(text)
+                    console.print(text, end="", markup=False)
     except KeyboardInterrupt:
         if job_id:
             client.post(f"/v1/jobs/{job_id}/cancel")
     except StreamFailed as error:
+        console.print()
         raise fail(str(error)) from None
     console.print()
     return "".join(said)
