@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from headrace.cli.api_client import Url, api, checked, fail
+from headrace.cli.api_client import Url, api, checked, fail, remark
 from headrace.client import StreamFailed, follow_job
 
 app = typer.Typer(no_args_is_help=True)
@@ -40,16 +40,21 @@ def get(job_id: JobId, url: Url = None) -> None:
 def watch(job_id: JobId, url: Url = None) -> None:
     """Print a job's text (that of its first choice) from its beginning, as it comes."""
     console = Console(highlight=False, soft_wrap=True)
+    finish = None
     with api(url) as client:
         try:
             for chunk in follow_job(client, job_id):
                 for choice in chunk["choices"]:
-                    text = choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
-                    console.print(text if choice["index"] == 0 else "", end="", markup=False)
+                    if choice["index"] == 0:
+                        text = choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
+                        console.print(text, end="", markup=False)
+                        finish = choice["finish_reason"]
         except StreamFailed as error:
             console.print()
             raise fail(str(error)) from None
     console.print()
+    if finish == "length":
+        remark("cut at its max_tokens; a larger one gives more")
 
 
 @app.command()
