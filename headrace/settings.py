@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     model: str = Field(DEMO_MODEL, description="Served model: a Hugging Face folder, a .gguf file, or the demo model's name.")
     model_name: str | None = Field(None, description="Name clients use for it; default: the folder's or file's name.")
     max_context: int | None = Field(
-        None, ge=16, description="Longest prompt and answer together, in tokens; default: the model's own limit."
+        None, ge=16, description="Longest prompt and answer together, in tokens, at most the model's own limit, which is the default."
     )
     cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
