@@ -60,6 +60,7 @@ def up(
     """Start everything in one process tree: queue, API, worker, clerk, scheduler. Ctrl-C stops it; nothing accepted is lost."""
     from headrace.cli.up import Plan
     from headrace.cli.up import up as run_up
+    from headrace.queues.server import check_url
 
     if supervised:
         stop_with_parent(UP_STOPS_WITHIN_S)
@@ -69,6 +70,10 @@ def up(
         # What the children would refuse is refused here, before anything starts.
         settings = load_settings()
         find_source(settings.model)
+        if redis_url is not None:
+            check_url(redis_url, "--redis-url (HEADRACE_REDIS_URL)")
+        if settings.rq_url is not None:
+            check_url(settings.rq_url, "HEADRACE_RQ_URL")
         if settings.keys_file is not None:
             read_keys(settings.keys_file)
         plan = Plan(
