@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     # API
     host: str = Field("127.0.0.1", description="Address the API listens on.")
-    port: int = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 picks a free one.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 picks a free one, but `headrace up` wants it named.")
     keys_file: Path | None = Field(
         None,
         description="Keys that the API takes: lines of a key's SHA-256 in hex and its tenant (`headrace keys new`); read again when it "

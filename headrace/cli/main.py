@@ -43,7 +43,7 @@ def options(
     """Queue-driven asynchronous inference for language models."""
 
 
-Model = Annotated[str | None, typer.Option(help="Hugging Face folder, .gguf file, or smollm2-135m-instruct.")]
+Model = Annotated[str | None, typer.Option(help="Hugging Face folder, .gguf file, or smollm2-135m-instruct.", envvar="HEADRACE_MODEL")]
 
 
 @app.command()
@@ -57,7 +57,11 @@ def up(
     ] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True, help="Stop when the parent process does.")] = False,
 ) -> None:
-    """Start everything in one process tree: queue, API, worker, clerk, scheduler. Ctrl-C stops it; nothing accepted is lost."""
+    """Start everything in one process tree: queue, API, worker, clerk, scheduler. Ctrl-C stops it; nothing accepted is lost.
+
+    All else is set by HEADRACE_* variables: see `headrace settings`. HEADRACE_KEYS_FILE names the keys it takes; other commands send
+    HEADRACE_API_KEY.
+    """
     from headrace.cli.up import Plan
     from headrace.cli.up import up as run_up
     from headrace.queues.server import check_url
