@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from headrace.cli.api_client import Url, api, checked, fail, remark
+from headrace.cli.model_text import print_piece
 from headrace.cli.waiting_note import WaitingNote
 from headrace.client import StreamFailed, stream_chat
 
@@ -78,7 +79,7 @@ def _answer(console: Console, client: httpx.Client, options: dict[str, Any], mes
                     text = choice["delta"].get("content") or ""
                     said.append(text)
                     finish = choice["finish_reason"]
-                    console.print(text, end="", markup=False)
+                    print_piece(text)
     except KeyboardInterrupt:
         if job_id:
             with suppress(httpx.TransportError):  # it is cancelled anyway, as nobody comes back

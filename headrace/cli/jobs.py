@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from headrace.cli.api_client import Url, api, checked, fail, remark
+from headrace.cli.model_text import print_piece
 from headrace.client import StreamFailed, follow_job
 
 app = typer.Typer(no_args_is_help=True)
@@ -39,7 +40,6 @@ def get(job_id: JobId, url: Url = None) -> None:
 @app.command()
 def watch(job_id: JobId, url: Url = None) -> None:
     """Print a job's text (that of its first choice) from its beginning, as it comes."""
-    console = Console(highlight=False, soft_wrap=True)
     finish = None
     with api(url) as client:
         try:
@@ -47,12 +47,12 @@ def watch(job_id: JobId, url: Url = None) -> None:
                 for choice in chunk["choices"]:
                     if choice["index"] == 0:
                         text = choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
-                        console.print(text, end="", markup=False)
+                        print_piece(text)
                         finish = choice["finish_reason"]
         except StreamFailed as error:
-            console.print()
+            print_piece("\n")
             raise fail(str(error)) from None
-    console.print()
+    print_piece("\n")
     if finish == "length":
         remark("cut at its max_tokens; a larger one gives more")
 

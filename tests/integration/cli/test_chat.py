@@ -42,7 +42,7 @@ class Api:
 
     async def _stream(self, _request: Request) -> Response:
         async def events() -> AsyncIterator[bytes]:
-            yield _event("1-1", {"delta": {"content": "so far"}, "finish_reason": None})
+            yield _event("1-1", {"delta": {"content": ":smile: so far"}, "finish_reason": None})
             await self.may_end.wait()
             yield _event("1-2", {"delta": {}, "finish_reason": self.finish})
             yield b"id: 1-3\ndata: [DONE]\n\n"
@@ -75,20 +75,20 @@ async def test_an_answer_that_was_cut_is_told_beside_it(api: Api, url: str, head
     api.finish = finish
     api.may_end.set()
     told = await headrace("chat", "--url", url, "--max-tokens", "9", "hi")
-    assert (told.code, told.stdout, told.stderr) == (0, "so far\n", said)
+    assert (told.code, told.stdout, told.stderr) == (0, ":smile: so far\n", said)
 
 
 async def test_so_is_a_job(api: Api, url: str, headrace: Headrace) -> None:
     api.finish = "length"
     api.may_end.set()
     told = await headrace("jobs", "watch", "--url", url, JOB)
-    assert (told.code, told.stdout, told.stderr) == (0, "so far\n", "cut at its max_tokens; a larger one gives more\n")
+    assert (told.code, told.stdout, told.stderr) == (0, ":smile: so far\n", "cut at its max_tokens; a larger one gives more\n")
 
 
 async def test_ctrl_c_cancels_the_answer_and_says_so_by_its_exit_code(api: Api, url: str, headrace: Headrace) -> None:
     async with headrace.start("chat", "--url", url, "hi") as command:
         assert command.process.stdout is not None
-        assert await command.process.stdout.readexactly(6) == b"so far"
+        assert await command.process.stdout.readexactly(14) == b":smile: so far"
         command.process.send_signal(signal.SIGINT)
         told = await command.ended()
     assert (told.code, told.stdout, told.stderr) == (130, "\n", "")
@@ -100,7 +100,7 @@ async def test_ctrl_c_in_a_conversation_stops_the_answer_alone(api: Api, url: st
         assert command.process.stdin is not None
         assert command.process.stdout is not None
         command.process.stdin.write(b"hi\n")
-        assert await command.process.stdout.readexactly(6) == b"so far"
+        assert await command.process.stdout.readexactly(14) == b":smile: so far"
         command.process.send_signal(signal.SIGINT)
         told = await command.ended(b"and again\n")
-    assert (told.code, told.stdout.count("so far")) == (0, 1)
+    assert (told.code, told.stdout.count(":smile: so far")) == (0, 1)
