@@ -16,7 +16,7 @@ from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
 from headrace.keys import reaches_others, read_keys
-from headrace.model_folder import find_source
+from headrace.model_folder import ModelFolder, find_source
 from headrace.settings import load_settings
 from headrace.supervise import stop_with_parent
 
@@ -73,7 +73,9 @@ def up(
     try:
         # What the children would refuse is refused here, before anything starts.
         settings = load_settings()
-        find_source(settings.model)
+        source = find_source(settings.model)
+        if source.is_dir():
+            ModelFolder.read(source, max_context=settings.max_context)
         if redis_url is not None:
             check_url(redis_url, "--redis-url (HEADRACE_REDIS_URL)")
         if settings.rq_url is not None:
