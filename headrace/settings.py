@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     model: str = Field(DEMO_MODEL, description="Served model: a Hugging Face folder, a .gguf file, or the demo model's name.")
     model_name: str | None = Field(None, description="Name clients use for it; default: the folder's or file's name.")
     max_context: int | None = Field(
-        None, ge=16, description="Longest prompt and answer together, in tokens; default: the model's own limit."
+        None, ge=16, description="Longest prompt and answer together, in tokens, at most the model's own limit, which is the default."
     )
     cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     # API
     host: str = Field("127.0.0.1", description="Address the API listens on.")
-    port: int = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 picks a free one.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port the API listens on; 0 picks a free one, but `headrace up` wants it named.")
     keys_file: Path | None = Field(
         None,
         description="Keys that the API takes: lines of a key's SHA-256 in hex and its tenant (`headrace keys new`); read again when it "

@@ -82,6 +82,11 @@ def command(words: str, url: str | None) -> str:
     return f"`headrace {words}{'' if url is None else f' --url {shlex.quote(url)}'}`"
 
 
+def remark(message: str) -> None:
+    """Beside the output, which may go to a file."""
+    Console(stderr=True).print(message, style="dim", highlight=False, soft_wrap=True, markup=False)
+
+
 def fail(message: str) -> typer.Exit:
     """Say it on standard error; raise what is returned."""
     Console(stderr=True).print(f"headrace: {message}", style="red", highlight=False, soft_wrap=True, markup=False)

@@ -1,14 +1,18 @@
 """`headrace jobs`: look at jobs, follow them, cancel them."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from headrace.cli.api_client import Url, api, checked, fail
+from headrace.cli.api_client import Url, api, checked, fail, remark
+from headrace.cli.model_text import print_piece
+from headrace.cli.waiting_note import WaitingNote
 from headrace.client import StreamFailed, follow_job
 
 app = typer.Typer(no_args_is_help=True)
@@ -39,17 +43,29 @@ def get(job_id: JobId, url: Url = None) -> None:
 @app.command()
 def watch(job_id: JobId, url: Url = None) -> None:
     """Print a job's text (that of its first choice) from its beginning, as it comes."""
-    console = Console(highlight=False, soft_wrap=True)
+    finish = None
     with api(url) as client:
         try:
-            for chunk in follow_job(client, job_id):
+            for chunk in _noted(client, job_id):
                 for choice in chunk["choices"]:
-                    text = choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
-                    console.print(text if choice["index"] == 0 else "", end="", markup=False)
+                    if choice["index"] == 0:
+                        text = choice["delta"].get("content") or "" if "delta" in choice else choice["text"]
+                        print_piece(text)
+                        finish = choice["finish_reason"]
         except StreamFailed as error:
-            console.print()
+            print_piece("\n")
             raise fail(str(error)) from None
-    console.print()
+    print_piece("\n")
+    if finish == "length":
+        remark("cut at its max_tokens; a larger one gives more")
+
+
+def _noted(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+    """The chunks of a job, and on a terminal what is waited for between two of them."""
+    with WaitingNote(Console(stderr=True)) as note:
+        for chunk in follow_job(client, job_id, note.waits_for):
+            note.heard()
+            yield chunk
 
 
 @app.command()

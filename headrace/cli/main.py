@@ -16,7 +16,7 @@ from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
 from headrace.keys import reaches_others, read_keys
-from headrace.model_folder import find_source
+from headrace.model_folder import ModelFolder, find_source
 from headrace.settings import load_settings
 from headrace.supervise import stop_with_parent
 
@@ -43,7 +43,7 @@ def options(
     """Queue-driven asynchronous inference for language models."""
 
 
-Model = Annotated[str | None, typer.Option(help="Hugging Face folder, .gguf file, or smollm2-135m-instruct.")]
+Model = Annotated[str | None, typer.Option(help="Hugging Face folder, .gguf file, or smollm2-135m-instruct.", envvar="HEADRACE_MODEL")]
 
 
 @app.command()
@@ -57,9 +57,14 @@ def up(
     ] = None,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True, help="Stop when the parent process does.")] = False,
 ) -> None:
-    """Start everything in one process tree: queue, API, worker, clerk, scheduler. Ctrl-C stops it; nothing accepted is lost."""
+    """Start everything in one process tree: queue, API, worker, clerk, scheduler. Ctrl-C stops it; nothing accepted is lost.
+
+    All else is set by HEADRACE_* variables: see `headrace settings`. HEADRACE_KEYS_FILE names the keys it takes; other commands send
+    HEADRACE_API_KEY.
+    """
     from headrace.cli.up import Plan
     from headrace.cli.up import up as run_up
+    from headrace.queues.server import check_url
 
     if supervised:
         stop_with_parent(UP_STOPS_WITHIN_S)
@@ -68,7 +73,13 @@ def up(
     try:
         # What the children would refuse is refused here, before anything starts.
         settings = load_settings()
-        find_source(settings.model)
+        source = find_source(settings.model)
+        if source.is_dir():
+            ModelFolder.read(source, max_context=settings.max_context)
+        if redis_url is not None:
+            check_url(redis_url, "--redis-url (HEADRACE_REDIS_URL)")
+        if settings.rq_url is not None:
+            check_url(settings.rq_url, "HEADRACE_RQ_URL")
         if settings.keys_file is not None:
             read_keys(settings.keys_file)
         plan = Plan(

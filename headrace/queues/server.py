@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError, TimeoutError
@@ -44,6 +45,15 @@ class Library:
         return cls(name, "\n".join(folder.joinpath(f"{file}.lua").read_text() for file in files))
 
 
+def check_url(url: str, name: str = "HEADRACE_REDIS_URL") -> None:
+    """Raises SettingsError, which calls it `name`, for what is no URL of a server."""
+    try:
+        parse_url(url)
+    except ValueError:
+        # Its text may hold a part of the URL, and the URL a password.
+        raise SettingsError(f"{name} must be a redis://, rediss:// or unix:// URL with a valid port and database") from None
+
+
 class Server:
     """Sends commands, many in one round trip, and puts the library back should the server have lost it, or have an older text of it."""
 
@@ -73,13 +83,10 @@ class Server:
         have the same shape in every release of redis-py.
         """
         options: dict[str, Any] = {"socket_timeout": REPLY_S, "socket_connect_timeout": REPLY_S, "protocol": 2}
-        try:
-            pool = BlockingConnectionPool.from_url(
-                self._url, max_connections=CONNECTIONS, timeout=REPLY_S, retry=Retry(NoBackoff(), 0), **options
-            )
-        except ValueError:
-            # Its text may hold a part of the URL, and the URL a password.
-            raise SettingsError("redis_url must be a redis://, rediss:// or unix:// URL with a valid port and database") from None
+        check_url(self._url)
+        pool = BlockingConnectionPool.from_url(
+            self._url, max_connections=CONNECTIONS, timeout=REPLY_S, retry=Retry(NoBackoff(), 0), **options
+        )
         return Redis.from_pool(pool)
 
     def call(self, function: str, key: str, *arguments: Any) -> Command:

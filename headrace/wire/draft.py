@@ -20,6 +20,7 @@ from headrace.wire.prompter import Prompter, Prompters
 Body = ChatBody | CompletionBody
 
 _SCHEMAS: Mapping[Endpoint, type[ChatBody] | type[CompletionBody]] = {Endpoint.CHAT: ChatBody, Endpoint.COMPLETIONS: CompletionBody}
+_OTHER = {Endpoint.CHAT: Endpoint.COMPLETIONS, Endpoint.COMPLETIONS: Endpoint.CHAT}
 _PROMPT_PARAM = {Endpoint.CHAT: "messages", Endpoint.COMPLETIONS: "prompt"}
 
 _TOKENS_AROUND = 64
@@ -45,7 +46,9 @@ def read_fields(parsed: Mapping[str, Any], endpoint: Endpoint) -> Body:
     try:
         return _SCHEMAS[endpoint].model_validate(parsed)
     except ValidationError as error:
-        raise explain(error) from None
+        known, other = _SCHEMAS[endpoint].model_fields, _OTHER[endpoint]
+        elsewhere = {name: other.value for name in _SCHEMAS[other].model_fields if name not in known}
+        raise explain(error, known=known, elsewhere=elsewhere) from None
 
 
 def draft(body: Body, prompters: Prompters, seed: int) -> Draft:

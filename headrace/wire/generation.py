@@ -1,7 +1,7 @@
 """What the bodies of both endpoints share: the model, how to sample, when to stop, how to answer."""
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -10,6 +10,11 @@ from headrace.request import MAX_CHOICES, Sampling
 from headrace.wire.fields import Strict, logit_biases, stop_ids, stop_strings
 
 _INT64 = 2**63
+
+
+def _whole(value: Any) -> Any:
+    """Integers beyond 64 bits come as floats from the JSON parser: their fault is their size, not their type."""
+    return int(value) if isinstance(value, float) and abs(value) >= _INT64 else value
 
 
 class StreamOptions(Strict):
@@ -25,7 +30,7 @@ class Generation(Strict):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-_INT64, le=_INT64 - 1)] | None = None
+    seed: Annotated[Annotated[int, Field(ge=-_INT64, le=_INT64 - 1)] | None, BeforeValidator(_whole)] = None
     stop: Annotated[tuple[str, ...], BeforeValidator(stop_strings, json_schema_input_type=str | list[str] | None)] = ()
 
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None

@@ -381,7 +381,7 @@ class TestRefusedWrites:
 
     @pytest.mark.parametrize("url", ["http://:secret@host", "redis://:secret@host:port/0", "redis://:secret@host/0?db=x", ""])
     async def test_a_bad_url_is_a_settings_error(self, url: str) -> None:
-        with pytest.raises(SettingsError, match="redis_url") as refused:
+        with pytest.raises(SettingsError, match="HEADRACE_REDIS_URL") as refused:
             await RedisQueue.connect(url)
         assert "secret" not in str(refused.value)
 

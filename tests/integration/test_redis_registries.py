@@ -170,6 +170,6 @@ class TestServer:
             assert not await add(registries, file())
 
     async def test_a_bad_url_is_a_settings_error(self) -> None:
-        with pytest.raises(SettingsError, match="redis_url"):
+        with pytest.raises(SettingsError, match="HEADRACE_REDIS_URL"):
             async with connect(Settings(redis_url="http://:secret@host")):
                 pass

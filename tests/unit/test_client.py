@@ -93,6 +93,19 @@ def test_it_goes_on_behind_the_last_whole_event_and_shows_none_twice(naps: list[
     assert asked[1].url.path == f"/v1/jobs/{JOB}/events"
 
 
+def test_who_gives_up_says_how_to_go_on(naps: list[float]) -> None:
+    answers = [stream(wire(("1-1", chunk("a")))), *(httpx.Response(502) for _ in range(1_000))]
+    with pytest.raises(StreamFailed, match=f"`headrace jobs watch chatcmpl-{JOB}` shows the answer and goes on"):
+        talk(lambda http: stream_chat(http, {"model": "m"}), answers)
+
+
+def test_what_is_waited_for_is_told(naps: list[float]) -> None:
+    told: list[str] = []
+    answers = [httpx.Response(502), stream(wire(("1-1", chunk("a"))), cut=True), stream(wire(("1-2", "[DONE]")))]
+    talk(lambda http: stream_chat(http, {"model": "m"}, told.append), answers)
+    assert told == ["the server: status 502", "the next token", "the server: cut", "the next token"]
+
+
 def test_a_post_that_is_cut_before_its_first_event_is_repeated_under_its_key(naps: list[float]) -> None:
     answers = [stream(b": ping\nid: 0-", cut=True), httpx.Response(429, headers={"retry-after": "2"}), stream(wire(("1-1", "[DONE]")))]
     text, asked = talk(lambda http: stream_chat(http, {"model": "m"}), answers)

@@ -119,7 +119,10 @@ def test_names_for_clients() -> None:
     assert default_name("/models/llama.Q4.gguf") == "llama.Q4"
 
 
-def test_the_context_can_be_lowered_but_not_raised(tmp_path: Path) -> None:
+def test_the_context_can_be_lowered_but_not_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write(tmp_path)
     assert ModelFolder.read(folder, max_context=100).context_length == 100
+    assert ModelFolder.read(folder, max_context=2_048).context_length == 2048
+    assert not caplog.messages
     assert ModelFolder.read(folder, max_context=1_000_000).context_length == 2048
+    assert caplog.messages == [f"HEADRACE_MAX_CONTEXT=1000000 has no effect: the context of {folder} is 2048"]

@@ -146,7 +146,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelUnavailable(f"torch device {name!r} cannot be used: {error}") from error
+        raise ModelUnavailable(f"HEADRACE_DEVICE={name!r} is no device that torch can use here: {str(error).splitlines()[0]}") from error
     return device
 
 

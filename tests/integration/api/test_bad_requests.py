@@ -35,7 +35,7 @@ BAD = [
     (chat()[:-1] + b', "temperature": NaN}', CHAT, 400, "invalid_json", None),
     (chat()[:-1] + b', "temperature": 1e999}', CHAT, 400, "invalid_json", None),
     (chat()[:-1] + b', "seed": ' + b"9" * 5_000 + b"}", CHAT, 400, "invalid_json", None),
-    (chat()[:-1] + b', "seed": 18446744073709551616}', CHAT, 400, "invalid_type", "seed"),
+    (chat()[:-1] + b', "seed": 18446744073709551616}', CHAT, 400, "invalid_value", "seed"),
     (b'{"model": "\\ud800", "prompt": "hi"}', COMPLETIONS, 400, "invalid_json", None),
     (b"{}", CHAT, 400, "missing_required_parameter", "model"),
     (b'{"model": "test-model"}', CHAT, 400, "missing_required_parameter", "messages"),

@@ -52,7 +52,8 @@ async def test_all_is_well(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
 
 
 async def test_models(http: httpx.AsyncClient) -> None:
-    model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "headrace"}
+    context = WordPrompter().context_length
+    model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "headrace", "max_model_len": context}
     assert (await http.get("/v1/models")).json() == {"object": "list", "data": [model]}
     assert (await http.get(f"/v1/models/{MODEL}")).json() == model
 

@@ -101,7 +101,7 @@ class FakeApi:
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
         config = uvicorn.Config(self.app(), host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1)
-        async with listening(_Server(config)) as url:
+        async with listening(Server(config)) as url:
             yield url
 
     def _counted(self, name: str, endpoint: Any) -> Any:
@@ -231,7 +231,7 @@ class FakeApi:
         return self._keys.setdefault(request.headers["idempotency-key"], new_id)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # signals are the test runner's

@@ -286,5 +286,5 @@ def test_a_cache_without_a_block_is_refused(make_model: Callable[..., Path]) -> 
 
 
 def test_a_device_that_is_not_there_is_named(make_model: Callable[..., Path]) -> None:
-    with pytest.raises(ModelUnavailable, match="torch device 'nonsense' cannot be used"):
+    with pytest.raises(ModelUnavailable, match="HEADRACE_DEVICE='nonsense' is no device that torch can use here"):
         PagedEngine(EngineConfig(model=make_model(), device="nonsense"))

@@ -15,9 +15,9 @@ from headrace.supervise import EX_CONFIG
     [
         ("scheduler", "HEADRACE_JANITOR_SM", "500", "unknown setting HEADRACE_JANITOR_SM (did you mean HEADRACE_JANITOR_MS?)"),
         ("producer_api", "HEADRACE_PORT", "many", "HEADRACE_PORT: Input should be a valid integer"),
-        ("workers", "HEADRACE_REDIS_URL", "mysql://x", "redis_url must be a redis://"),
-        ("producer_api", "HEADRACE_REDIS_URL", "redis://x:port", "redis_url must be a redis://"),
-        ("scheduler", "HEADRACE_REDIS_URL", "127.0.0.1:6379", "redis_url must be a redis://"),
+        ("workers", "HEADRACE_REDIS_URL", "mysql://x", "HEADRACE_REDIS_URL must be a redis://"),
+        ("producer_api", "HEADRACE_REDIS_URL", "redis://x:port", "HEADRACE_REDIS_URL must be a redis://"),
+        ("scheduler", "HEADRACE_REDIS_URL", "127.0.0.1:6379", "HEADRACE_REDIS_URL must be a redis://"),
         ("scheduler", "HEADRACE_RQ_URL", "redis://x:port", "HEADRACE_RQ_URL"),
         ("scheduler.batches", "HEADRACE_REDIS_URL", "mysql://x", "must be a redis://"),
         ("scheduler.batches", "HEADRACE_FILES_DIR", "/dev/null/files", "cannot create the folder of files"),

@@ -41,7 +41,11 @@ def shape_of(folder: Path, config: dict[str, Any]) -> Shape:
             "Qwen2ForCausalLM, Qwen3ForCausalLM, SmolLM3ForCausalLM. HEADRACE_ENGINE=transformers serves other models",
         ),
         (BASE, "architecture None is not supported"),
-        ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "quantization_config={'quant_method': 'gptq'} is not supported"),
+        (
+            {**LLAMA, "quantization_config": {"quant_method": "gptq"}},
+            "quantized weights (gptq) are not supported; use the model's ",
+        ),
+        ({**LLAMA, "quantization_config": "fp8"}, "quantized weights (fp8) are not supported"),
         ({**LLAMA, "hidden_act": "relu"}, "hidden_act='relu' is not supported; supported: silu, gelu_pytorch_tanh"),
         ({**GEMMA3, "hidden_activation": "gelu"}, "hidden_activation='gelu' is not supported"),
         ({**GEMMA3, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0 is not supported"),

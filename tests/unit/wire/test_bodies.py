@@ -5,10 +5,10 @@ import pytest
 from pydantic import ValidationError
 
 from headrace.errors import InvalidRequest
-from headrace.request import Sampling
+from headrace.request import Endpoint, Sampling
 from headrace.wire.chat import ChatBody
 from headrace.wire.completions import CompletionBody
-from headrace.wire.draft import Body
+from headrace.wire.draft import Body, read_fields
 from headrace.wire.problems import explain
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -196,7 +196,6 @@ def test_unknown_fields_are_named_at_any_depth() -> None:
         ("temperature", 2.1, "at most 2"),
         ("top_p", 0, "greater than 0"),
         ("top_p", 1.5, "at most 1"),
-        ("top_k", -1, "at least 0"),
         ("max_tokens", 0, "at least 1"),
         ("max_completion_tokens", 0, "at least 1"),
         ("seed", 2**63, "at most 9223372036854775807"),
@@ -226,7 +225,8 @@ def test_ranges_name_field_limit_and_value(field: str, value: Any, limit: str) -
         ("max_tokens", True, "must be an integer, got a boolean"),
         ("max_tokens", "3", "must be an integer, got a string"),
         ("max_tokens", 1.5, "must be an integer, got a number"),
-        ("seed", 2.0**70, "must be an integer, got a number"),
+        ("seed", 2.5, "must be an integer, got a number"),
+        ("logprobs", 3, "must be a boolean, got an integer; the number goes into 'top_logprobs'"),
         ("model", 3, "must be a string, got an integer"),
         ("model", None, "must be a string, got null"),
         ("stream", 1, "must be a boolean, got an integer"),
@@ -240,6 +240,43 @@ def test_types_are_strict(field: str, value: Any, said: str) -> None:
     error = problem(ChatBody, **{field: value})
     assert error.message == f"'{field}' {said}."
     assert (error.param, error.code) == (field, "invalid_type")
+
+
+def test_a_seed_beyond_what_the_parser_holds_is_too_large_all_the_same() -> None:
+    for seed, limit in ((2.0**64, "at most 9223372036854775807"), (-(2.0**64), "at least -9223372036854775808")):
+        assert problem(ChatBody, seed=seed).message == f"'seed' must be {limit}, got {seed:.0f}."
+    assert problem(ChatBody, seed=2.0**1000).code == "invalid_value"
+
+
+def test_what_other_servers_take_is_told_in_our_words() -> None:
+    assert problem(ChatBody, top_k=-1).message == "'top_k' must be at least 0, got -1; 0 is off."
+    assert problem(CompletionBody, logprobs=True).message == (
+        "'logprobs' must be an integer, got a boolean; it is the number of alternatives."
+    )
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "field", "hint"),
+    [
+        (Endpoint.CHAT, "echo", " It is a field of /v1/completions."),
+        (Endpoint.CHAT, "best_of", " It is a field of /v1/completions."),
+        (Endpoint.COMPLETIONS, "max_completion_tokens", " It is a field of /v1/chat/completions."),
+        (Endpoint.CHAT, "min_P", " Did you mean 'min_p'?"),
+        (Endpoint.COMPLETIONS, "MAX_TOKENS", " Did you mean 'max_tokens'?"),
+        (Endpoint.COMPLETIONS, "wibble", ""),
+    ],
+)
+def test_an_unknown_field_that_is_known_otherwise(endpoint: Endpoint, field: str, hint: str) -> None:
+    body = {"model": "m", "messages": MESSAGES} if endpoint is Endpoint.CHAT else {"model": "m", "prompt": "hi"}
+    with pytest.raises(InvalidRequest) as caught:
+        read_fields({**body, field: 1}, endpoint)
+    assert (caught.value.message, caught.value.param) == (f"Unknown parameter: '{field}'.{hint}", field)
+
+
+def test_no_hint_is_for_a_field_of_a_field() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_fields({"model": "m", "messages": MESSAGES, "stream_options": {"echo": True}}, Endpoint.CHAT)
+    assert caught.value.message == "Unknown parameter: 'stream_options.echo'."
 
 
 def test_stop_strings() -> None:

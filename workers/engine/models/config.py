@@ -59,6 +59,14 @@ class Config:
             if value := self._fields.get(key):
                 raise self.unsupported(f"{key}={value!r}")
 
+    def refuse_quantized(self) -> None:
+        """Raises ModelUnavailable where the weights are not plain numbers."""
+        if quantization := self.get("quantization_config"):
+            method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+            raise ModelUnavailable(
+                f"{self._file}: quantized weights ({method}) are not supported; use the model's unquantized folder or a .gguf file"
+            )
+
     def unsupported(self, what: str, *supported: str) -> ModelUnavailable:
         choice = f"; supported: {', '.join(supported)}" if supported else ""
         return ModelUnavailable(f"{self._file}: {what} is not supported{choice}. HEADRACE_ENGINE=transformers serves other models")

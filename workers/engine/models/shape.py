@@ -61,7 +61,7 @@ def read_plain(
 
     Raises ModelUnavailable for a field that is missing or malformed, or that asks for what is not supported.
     """
-    config.refuse("quantization_config")
+    config.refuse_quantized()
     hidden = config.count("hidden_size")
     heads = _read_heads(config, head_dim or hidden // config.count("num_attention_heads"))
     act = config.get(activation, "silu")

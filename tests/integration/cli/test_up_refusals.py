@@ -1,0 +1,30 @@
+"""`headrace up` refuses what its processes would, before it makes a folder or starts one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.command import Headrace
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("HEADRACE_REDIS_URL", "localhost:6379"), ("HEADRACE_REDIS_URL", "redis://x:port"), ("HEADRACE_RQ_URL", "x")]
+)
+async def test_a_url_that_is_none_is_named(headrace: Headrace, variable: str, value: str) -> None:
+    headrace.environ[variable] = value
+    told = await headrace("up")
+    assert told.code == 1
+    assert variable in told.stderr
+    assert "must be a redis://" in told.stderr
+    assert not list(headrace.folder.iterdir())
+
+
+@pytest.mark.parametrize(("files", "said"), [({}, "has no tokenizer.json"), ({"tokenizer.json": "{}"}, "'max_position_embeddings'")])
+async def test_a_model_folder_that_no_process_could_use(headrace: Headrace, tmp_path: Path, files: dict[str, str], said: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name, text in {"config.json": "{}", **files}.items():
+        (model / name).write_text(text)
+    told = await headrace("up", "--model", str(model))
+    assert (told.code, said in told.stderr) == (1, True)
+    assert list(headrace.folder.iterdir()) == [model]
