@@ -69,7 +69,8 @@ def watch(engine: PagedEngine, stopwatch: Stopwatch) -> None:
     attention.begin = stopwatch.wrap("attention", attention.begin)  # type: ignore[method-assign]
     runner._attention = stopwatch.wrap("attention", attention)  # type: ignore[assignment]
     runner._attention.begin = attention.begin  # type: ignore[method-assign]
-    runner_module.next_tokens = stopwatch.wrap("choosing tokens", runner_module.next_tokens)
+    names = vars(runner_module)
+    names["next_tokens"] = stopwatch.wrap("choosing tokens", names["next_tokens"])
 
 
 def main() -> None:
