@@ -1,6 +1,7 @@
 """Engine processes that are killed, hang, are stopped or crash on what they run, under the supervisor."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -227,16 +228,19 @@ async def test_a_standby_takes_no_work_and_its_death_disturbs_nobody(queue: Redi
         assert (await both_ready(queue))[0] == active
 
 
-async def test_64_innocents_in_a_batch_with_poison_all_finish(queue: RedisQueue) -> None:
+async def test_64_innocents_in_a_batch_with_poison_all_finish(queue: RedisQueue, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     innocents = [await submit(queue, max_tokens=5) for _ in range(32)]
     poison = await submit(queue, fault=CRASH)
     innocents += [await submit(queue, max_tokens=5) for _ in range(32)]
     async with supervised(queue, PATIENT):
         dead = await until_ended(queue, poison, within=60)
         assert (dead.state, dead.crashes) == (State.DEAD, 3)
+        assert [death.job_id for death in await queue.deaths(10)] == [poison.id]
         for request in innocents:
             assert (await until_ended(queue, request, within=60)).state is State.DONE
             await check_whole(queue, request)
+    assert [record.getMessage().partition(" has ended: ")[2] for record in caplog.records if poison.id in record.getMessage()] == ["dead"]
 
 
 async def test_a_zombie_writes_nothing_frees_what_it_held_and_works_on(queue: RedisQueue) -> None:
