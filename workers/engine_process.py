@@ -45,6 +45,10 @@ class EngineProcess:
     def lives(self) -> bool:
         return self._child.lives
 
+    @property
+    def stopping(self) -> bool:
+        return self._child.stopping
+
     async def run(self) -> None:
         """Until `stop`. Raises ChildMisconfigured."""
         watching = asyncio.ensure_future(self._keep_watch())

@@ -55,7 +55,10 @@ class Supervisor:
             process.begin()
 
     async def _died(self, process: EngineProcess, worker: str, how: str) -> None:
-        logger.warning("%s died: %s", worker, how)
+        if process.stopping:
+            logger.info("%s was told to stop and ended without a drain: %s", worker, how)
+        else:
+            logger.warning("%s died: %s", worker, how)
         if process is self._active:
             # Without another one that lives its own next start goes on; one that is still loading is nearer than that.
             self._active = next((other for other in self._processes if other is not process and other.lives), process)
