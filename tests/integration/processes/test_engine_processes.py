@@ -151,7 +151,7 @@ async def test_an_engine_killed_before_its_first_token_leaves_a_job_that_starts_
 
 
 @pytest.mark.parametrize("fault", [HANG_ONCE, FREEZE_ONCE], ids=["in a call", "with the interpreter's lock"])
-async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQueue, fault: int) -> None:
+async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQueue, fault: int, caplog: pytest.LogCaptureFixture) -> None:
     request, other = await submit(queue, fault=fault), await submit(queue)
     async with supervised(queue, HASTY):
         began = time.monotonic()
@@ -159,6 +159,8 @@ async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQue
             assert (await until_ended(queue, one)).state is State.DONE
             await check_whole(queue, one)
     assert time.monotonic() - began > HASTY.step
+    [killed] = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert "hangs and is killed: it stood still for " in killed
 
 
 async def test_an_engine_that_is_stopped_for_ever_is_killed_though_it_is_idle(queue: RedisQueue) -> None:
