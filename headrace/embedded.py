@@ -158,7 +158,10 @@ class EmbeddedValkey:
         return "\n".join(self._tail()[-5:]) or "it wrote no log"
 
     def last_words(self) -> str:
-        """With what the server that ran last closed its log: its warnings, which name the reason, or else its last line."""
+        """With what the server that ran last closed its log: its warnings, which name the reason, or else its last line. Nothing after a
+        SIGKILL, which leaves no time for words: whatever stands there last is not the cause."""
+        if self.process.returncode == -signal.SIGKILL:
+            return ""
         own = [line.split(" ", 6)[5:] for line in self._tail() if line.startswith(f"{self.process.pid}:") and line.count(" ") >= 6]
         warnings = list(takewhile(lambda level_and_text: level_and_text[0] == "#", reversed(own)))[:_WARNINGS]
         return " ".join(text for _, text in reversed(warnings or own[-1:])) or "nothing"

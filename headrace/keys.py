@@ -59,6 +59,10 @@ class Keys:
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def tenants(self) -> frozenset[str]:
+        return frozenset(tenant for _, tenant in self._found.values())
+
     def tenant_of(self, key: str) -> str | None:
         digest = _digest(key)
         known, tenant = self._found.get(digest[:_FOUND_BY], (b"", ""))

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from headrace.cursor import LogPosition
+from headrace.death import Death
 from headrace.logprobs import Logprobs
 from headrace.request import Lane, Request
 from headrace.state import State
@@ -319,6 +320,10 @@ class WorkQueue(Protocol):
 
     async def read_log(self, tenant: str, job_id: str, after: LogPosition, limit: int) -> list[LogEntry]: ...
 
+    async def states(self, job_ids: Sequence[str]) -> list[State | None]:
+        """As for submitters."""
+        ...
+
     async def report(self, status: WorkerStatus, ttl_ms: int) -> None: ...
 
     async def reap_worker(self, worker: str) -> list[str]:
@@ -340,6 +345,11 @@ class Housekeeping(Protocol):
 
     async def reap_expired(self, limit: int) -> int:
         """Requeue jobs whose lease ran out. Weak evidence: as much as an eighth of a crash."""
+        ...
+
+    async def deaths(self, limit: int) -> list[Death]:
+        """Jobs that became DEAD, whoever reaped them, each of them told once. A reply that is lost takes its deaths along: they are for the
+        log, and the jobs themselves are in the outbox."""
         ...
 
     async def promote(self, limit: int) -> int:

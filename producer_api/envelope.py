@@ -7,6 +7,7 @@ not foreseen is a 500 that tells its caller nothing but the request id.
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -44,20 +45,29 @@ class HttpError(RequestError):
 
 
 class Refusals:
-    """Requests that an outage refuses come by the thousand: they are counted, and told once in TELL_EVERY_S."""
+    """Requests that an outage or a bound refuses come by the thousand: they are counted, and told once in TELL_EVERY_S for each reason."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock`: monotonic seconds."""
         self._clock = clock
-        self._told_at = float("-inf")
-        self._untold = 0
+        self._told_at: dict[type, float] = {}
+        self._untold: dict[type, Counter[str]] = {}
 
-    def count(self, why: QueueUnavailable) -> None:
-        self._untold += 1
-        now = self._clock()
-        if now - self._told_at >= TELL_EVERY_S:
-            logger.warning("requests refused count=%d why=%s", self._untold, why)
-            self._told_at, self._untold = now, 0
+    def count(self, why: QueueUnavailable | QueueFull, tenant: str) -> None:
+        """The reason is the error's type."""
+        reason, now = type(why), self._clock()
+        untold = self._untold.setdefault(reason, Counter())
+        # The tenant matters where the bound is its own.
+        untold[tenant if isinstance(why, TenantFull) else ""] += 1
+        if now - self._told_at.get(reason, float("-inf")) < TELL_EVERY_S:
+            return
+        if isinstance(why, TenantFull):
+            most, its = untold.most_common(1)[0]
+            logger.warning("requests refused count=%d why=a tenant's bound is reached, most=%s with %d", untold.total(), most, its)
+        else:
+            logger.warning("requests refused count=%d why=%s", untold.total(), why)
+        self._told_at[reason] = now
+        untold.clear()
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -124,12 +134,12 @@ def install(app: FastAPI) -> None:
     refusals = Refusals(time.monotonic)
 
     @app.exception_handler(HeadraceError)
-    async def on_purpose(_request: Request, error: HeadraceError) -> Response:
+    async def on_purpose(request: Request, error: HeadraceError) -> Response:
         answer = as_request_error(error)
         if answer is None:
             raise error
-        if isinstance(error, QueueUnavailable):
-            refusals.count(error)
+        if isinstance(error, QueueUnavailable | QueueFull):
+            refusals.count(error, getattr(request.state, "tenant", ""))  # a probe has none
         return error_response(answer)
 
     @app.exception_handler(HTTPException)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from headrace.errors import SettingsError
@@ -43,11 +43,17 @@ class KeysFile:
             return
         self._stamp = stamp
         try:
-            self._keys = read_keys(self._path)
+            before, self._keys = self._keys.tenants, read_keys(self._path)
         except SettingsError as error:
             logger.error("the keys stay as they were: %s", error)
         else:
-            logger.info("keys read again, count=%d", len(self._keys))
+            now = self._keys.tenants
+            changed = _named(now - before), _named(before - now)
+            logger.info("keys read again, count=%d tenants added=%s removed=%s", len(self._keys), *changed)
+
+
+def _named(tenants: Iterable[str]) -> str:
+    return ",".join(sorted(tenants)) or "-"  # no tenant is called that
 
 
 def _stamp(path: Path) -> _Stamp:

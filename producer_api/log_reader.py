@@ -107,6 +107,11 @@ class LogReader:
         """
         return Subscription(self, job_id, after, attended=attended)
 
+    @property
+    def unfinished(self) -> int:
+        """Subscriptions that have not read their job's end."""
+        return sum(not one.ended for one in self._subscriptions())
+
     def stop(self) -> None:
         """Interrupt every subscription, now and from now on."""
         self.stopped = True

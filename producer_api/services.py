@@ -1,5 +1,6 @@
 """What the routes work with, made once per app."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from producer_api.archive import Archive
 from producer_api.catalog import Catalog
 from producer_api.log_reader import LogReader
 from producer_api.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Services:
 
     def stop(self) -> None:
         """Begin to shut down: not ready any more, and every unfinished stream is cut."""
+        if not self.stopping:  # told by the server, and then by the app's own end
+            logger.info("stops: %d unfinished streams and waiting calls are cut", self.reader.unfinished)
         self.stopping = True
         self.reader.stop()
 

@@ -57,6 +57,7 @@ async def run(settings: Settings) -> None:
         logger.info("janitor sweeps every %d ms", settings.janitor_ms)
         await asyncio.gather(janitor.run(stop), dispatcher.run(stop), sample_load(queue, registries.batches, metrics, stop))
         desk.close()
+    logger.info("stopped")
 
 
 def main() -> None:

@@ -83,4 +83,11 @@ class Janitor:
             sweeps.append(("reaped", self._queue.reap_expired))
         if trusts_absence(now, self._reachable_since, self._viewer_grace):
             sweeps.append(("unattended", self._queue.cancel_unattended))
-        return sweeps
+        return [*sweeps, ("dead", self._tell_deaths)]
+
+    async def _tell_deaths(self, limit: int) -> int:
+        """Here for all: whoever made them dead, a supervisor or a janitor, may have been killed in the same moment."""
+        deaths = await self._queue.deaths(limit)
+        for death in deaths:
+            logger.warning("job %s of tenant %s is given up: without a token it took %d workers down and lost %d leases", *death)
+        return len(deaths)

@@ -45,6 +45,10 @@ class EngineProcess:
     def lives(self) -> bool:
         return self._child.lives
 
+    @property
+    def stopping(self) -> bool:
+        return self._child.stopping
+
     async def run(self) -> None:
         """Until `stop`. Raises ChildMisconfigured."""
         watching = asyncio.ensure_future(self._keep_watch())
@@ -76,6 +80,6 @@ class EngineProcess:
             await asyncio.sleep(LOOK_S)
             now = time.monotonic()
             if self._child.lives and self._watch.hangs(self._pulse.beats, self._pulse.median_step_s, now - last):
-                logger.critical("%s hangs and is killed", self._id(self._child.restarts))
+                logger.critical("%s hangs and is killed: it stood still for %.1f s", self._id(self._child.restarts), self._watch.still_s)
                 self._child.kill()
             last = now

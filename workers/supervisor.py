@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from headrace.errors import QueueUnavailable
 from headrace.ports import WorkQueue
+from headrace.state import TERMINAL
 from workers.engine_process import Command, EngineProcess
 from workers.pulse import Patience
 
@@ -54,7 +55,10 @@ class Supervisor:
             process.begin()
 
     async def _died(self, process: EngineProcess, worker: str, how: str) -> None:
-        logger.warning("%s died: %s", worker, how)
+        if process.stopping:
+            logger.info("%s was told to stop and ended without a drain: %s", worker, how)
+        else:
+            logger.warning("%s died: %s", worker, how)
         if process is self._active:
             # Without another one that lives its own next start goes on; one that is still loading is nearer than that.
             self._active = next((other for other in self._processes if other is not process and other.lives), process)
@@ -72,5 +76,17 @@ class Supervisor:
                 level = logging.DEBUG  # said once an outage: it may last
                 await asyncio.sleep(REAP_RETRY_S)
                 continue
-            logger.info("%d jobs of %s went back to the queue", len(jobs), worker)
+            await self._tell(worker, jobs)
             return
+
+    async def _tell(self, worker: str, jobs: Sequence[str]) -> None:
+        try:
+            states = await self._queue.states(jobs)
+        except QueueUnavailable as error:
+            logger.info("%d jobs of %s were taken from it; what became of them is unknown: %s", len(jobs), worker, error)
+            return
+        ended = [(job_id, state) for job_id, state in zip(jobs, states, strict=True) if state is None or state in TERMINAL]
+        logger.info("%d jobs of %s went back to the queue", len(jobs) - len(ended), worker)
+        for job_id, state in ended:
+            # A death is the janitor's to warn of, in one place for all hosts.
+            logger.info("job %s of %s has ended: %s", job_id, worker, state or "purged")

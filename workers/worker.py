@@ -249,7 +249,8 @@ class Worker:
         for holding, append, verdict in zip(holdings, appends, verdicts, strict=True):
             if verdict in (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE):
                 if holding.suspect and not holding.progressed:
-                    self._renew_at = 0.0  # cleared: ask at once whether the next suspect waits
+                    logger.info("job %s made progress alone and is no suspect any more", holding.request.id)
+                    self._renew_at = 0.0  # ask at once whether the next suspect waits
                 holding.committed += len(append.token_ids)
         await self._obey(holdings, verdicts)
 

@@ -143,7 +143,8 @@ async def _keep_alive(server: EmbeddedValkey, events: Events) -> None:
     while True:
         await asyncio.sleep(STORE_WATCH_S)
         if (code := server.process.poll()) is not None:
-            last = f"{server.log} ends with: {server.last_words()}"
+            words = server.last_words()
+            last = f"{server.log} ends with: {words}" if words else f"see {server.log}"
             events.tell(f"Valkey ended unexpectedly ({ending(code)}) and is started again; {last}", style="yellow")
             await _revive(server, events)
             events.tell("Valkey answers again", style="green")

@@ -22,4 +22,5 @@ async def connect(settings: Settings) -> AsyncIterator[RedisQueue]:
         viewer_grace_ms=settings.viewer_grace_ms,
     )
     async with serving(settings.redis_url, read_library()) as server:
+        await server.warn_of_losses()
         yield RedisQueue(server, shards=settings.shards, limits=limits)

@@ -27,6 +27,7 @@
 --   P idem:<#tenant>:<tenant>:<key>       STRING  id; lives exactly as long as the job
 --   P gone:<id>                   STRING  tenant of a purged job
 --   P jobs:<tenant>               ZSET    ids by arrival, without the lane `batch`: those are found by their batch
+--   P deaths                      LIST    id, tenant, crash, exp, ... of dead jobs that no janitor has told yet
 --   P outbox                      STREAM  id, tenant, state, why: one entry per ended job
 --   P counters                    HASH    arrival (the last one); the meter of all jobs: live, cost (of live jobs), what left lately
 --   P tenant:<tenant>             HASH    the meter of its jobs, while any is live

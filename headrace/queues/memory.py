@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from headrace.cursor import LogPosition
+from headrace.death import Death
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.bell import Bells
@@ -42,6 +43,7 @@ class MemoryQueue:
         self._reports: dict[str, tuple[int, WorkerStatus]] = {}
         self._log_bells, self._work_bells = Bells(), Bells()
         self._last_arrival = 0
+        self._deaths: list[Death] = []
         self._meters = Meters()
 
     # Submitters
@@ -218,6 +220,10 @@ class MemoryQueue:
     async def reap_expired(self, limit: int) -> int:
         return self._sweep(lambda job: job.lease_due, limit, lambda job: self._reap(job, died=False))
 
+    async def deaths(self, limit: int) -> list[Death]:
+        told, self._deaths = self._deaths[:limit], self._deaths[limit:]
+        return told
+
     async def promote(self, limit: int) -> int:
         return self._sweep(lambda job: job.delay_due, limit, lambda job: self._requeue(job, 0))
 
@@ -324,6 +330,8 @@ class MemoryQueue:
             overdue=job.deadline_ms <= self._clock(),
             max_solo_crashes=self._limits.max_solo_crashes,
         )
+        if state is State.DEAD:
+            self._deaths.append(Death(job.id, job.tenant, job.crashes, job.expiries))
         if state in TERMINAL:
             self._end(job, state, reason)
         else:

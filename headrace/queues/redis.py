@@ -13,10 +13,12 @@ from typing import Any, Protocol, Self, TypeVar
 from pydantic import TypeAdapter
 
 from headrace.cursor import LogPosition
+from headrace.death import Death
 from headrace.errors import SchemaUnknown
 from headrace.ids import is_job_id, shard_of
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
+from headrace.queues.deaths import decode_deaths
 from headrace.queues.doorbell import doorbell
 from headrace.queues.entry import decode_append, encode_append
 from headrace.queues.rules import Bound, QueueLimits
@@ -241,6 +243,9 @@ class RedisQueue:
 
     async def reap_expired(self, limit: int) -> int:
         return sum(await self._everywhere("reap_expired", limit, self._limits.max_solo_crashes))
+
+    async def deaths(self, limit: int) -> list[Death]:
+        return [death for reply in await self._everywhere("deaths", limit) for death in decode_deaths(reply)]
 
     async def promote(self, limit: int) -> int:
         return sum(await self._everywhere("promote", limit))

@@ -27,6 +27,12 @@ REPLY_S = 5.0
 _UNAVAILABLE = (ConnectionError, TimeoutError, ReadOnlyError, NoPermissionError, OSError)
 _UNAVAILABLE_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN", "UNKILLABLE")
 
+_SAFE = {
+    "appendonly": ("yes", "loses what was accepted when it is restarted"),
+    "maxmemory-policy": ("noeviction", "drops what was accepted once its memory is full"),
+}
+"""Settings of the server as they must be, and what it does otherwise."""
+
 Command = tuple[Any, ...]
 
 
@@ -127,6 +133,20 @@ class Server:
         if isinstance(replies[0], Exception):
             # A server out of memory refuses the library too. That is not the caller's "full", whose write it may have to take.
             raise QueueUnavailable(f"the state store does not take the function library: {replies[0]}")
+
+    async def warn_of_losses(self) -> None:
+        """Say which of the server's settings let it lose what it has acknowledged. One that is away, or that forbids to ask, is left be."""
+        try:
+            found = (await self._send([("CONFIG", "GET", *_SAFE)]))[0]
+        except QueueUnavailable:
+            return
+        if isinstance(found, Exception):
+            return
+        for name, value in zip(found[::2], found[1::2], strict=True):
+            setting, is_now = name.decode(), value.decode()
+            if setting in _SAFE and is_now != _SAFE[setting][0]:
+                safe, loses = _SAFE[setting]
+                logger.warning("the state store %s: its %s is %s and should be %s", loses, setting, is_now, safe)
 
 
 @asynccontextmanager

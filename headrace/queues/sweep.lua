@@ -12,6 +12,7 @@ local function reap(P, id, t, died, max_solo)
   elseif tonumber(f[2]) <= t then
     terminate(P, id, 'expired', 'deadline', t)
   elseif strikes(f[3], f[4]) >= SUSPECT_STRIKES + STRIKES_PER_CRASH * max_solo then
+    redis.call('RPUSH', P .. 'deaths', id, redis.call('HGET', job, 'tenant'), f[3], f[4])
     terminate(P, id, 'dead', 'its worker died ' .. max_solo .. ' times while it ran alone, without a token', t)
   else
     requeue(P, id, t, 0)
@@ -36,6 +37,11 @@ end
 local function reap_expired(K, A)
   local P, t = K[1], now_ms()
   return sweep(P, 'lease', t, A[1], function(id) reap(P, id, t, false, tonumber(A[2])) end)
+end
+
+-- limit -> {id, tenant, crashes, expiries, ...}   Each of them once, whoever reaped it.
+local function deaths(K, A)
+  return redis.call('LPOP', K[1] .. 'deaths', 4 * A[1]) or {}
 end
 
 -- limit -> count
@@ -88,6 +94,7 @@ end
 
 register('reap_worker', reap_worker, 'allow-oom')
 register('reap_expired', reap_expired, 'allow-oom')
+register('deaths', deaths, 'allow-oom')
 register('promote', promote, 'allow-oom')
 register('expire', expire, 'allow-oom')
 register('cancel_unattended', cancel_unattended, 'allow-oom')

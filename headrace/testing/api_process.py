@@ -30,10 +30,8 @@ class ApiProcess:
         }
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[Process]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "producer_api", env=self._env, stderr=asyncio.subprocess.DEVNULL
-        )
+    async def run(self, stderr: int = asyncio.subprocess.DEVNULL) -> AsyncIterator[Process]:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "producer_api", env=self._env, stderr=stderr)
         try:
             yield process
         finally:

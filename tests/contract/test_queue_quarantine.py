@@ -1,5 +1,6 @@
 """What `headrace/ports.py` promises about jobs that take their workers down, for every adapter. max_solo_crashes is 2."""
 
+from headrace.death import Death
 from headrace.ports import Depth, Load
 from headrace.queues.rules import STRIKES_PER_CRASH, SUSPECT_STRIKES, TURN_MS
 from headrace.request import Lane
@@ -135,6 +136,8 @@ class TestRunningAlone:
         job = await bench.queue.get("alice", job_id)
         assert (job.state, job.reason) == (State.DEAD, "its worker died 2 times while it ran alone, without a token")
         assert await bench.outbox() == [Outcome(job_id, "alice", State.DEAD, job.reason)]
+        assert await bench.queue.deaths(10) == [Death(job_id, "alice", crashes=4, expiries=0)]
+        assert await bench.queue.deaths(10) == []
 
     async def test_leases_that_run_out_kill_it_too_in_the_end(self, bench: Bench) -> None:
         job_id = await suspect(bench)
@@ -143,8 +146,10 @@ class TestRunningAlone:
             await bench.advance(2 * TURN_MS)
             assert await bench.claim_suspect() is not None
             await bench.advance(LEASE_MS)
+            assert await bench.queue.deaths(10) == []
             await bench.queue.reap_expired(10)
         assert await bench.state(job_id) is State.DEAD
+        assert await bench.queue.deaths(10) == [Death(job_id, "alice", crashes=2, expiries=2 * STRIKES_PER_CRASH)]
 
     async def test_company_alone_never_kills(self, bench: Bench) -> None:
         """However often its worker dies: after the second time there is no company any more."""

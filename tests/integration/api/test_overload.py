@@ -65,7 +65,7 @@ class TestBounds:
     def queue(self, clock: ManualClock) -> MemoryQueue:
         return MemoryQueue(clock=clock, limits=QueueLimits(max_live_jobs=4, max_tenant_jobs=3, max_tenant_cost=80))
 
-    async def test_a_tenant_at_its_bound(self, http: httpx.AsyncClient) -> None:
+    async def test_a_tenant_at_its_bound(self, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(3):
             assert (await submit(http)).status_code == 202
         refused = await submit(http)
@@ -74,6 +74,8 @@ class TestBounds:
         assert refused.headers["retry-after"] in ("1", "2")
         streamed = await http.post(CHAT, json=BODY | {"stream": True})
         assert streamed.status_code == 429, "a stream that was never opened is refused like everything else"
+        told = [record.getMessage() for record in caplog.records if record.name == "producer_api.envelope"]
+        assert told == ["requests refused count=1 why=a tenant's bound is reached, most=default with 1"]
 
     async def test_a_tenant_at_its_bound_on_tokens(self, http: httpx.AsyncClient) -> None:
         assert (await submit(http, max_tokens=70)).status_code == 202

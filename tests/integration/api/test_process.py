@@ -65,7 +65,7 @@ async def test_it_waits_for_its_store_and_its_model(tmp_path: Path) -> None:
 async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
     make_model(tmp_path / MODEL)
     api = ApiProcess(clean_valkey.url, tmp_path / MODEL)
-    async with api.run() as process, httpx.AsyncClient(base_url=api.url) as http:
+    async with api.run(stderr=asyncio.subprocess.PIPE) as process, httpx.AsyncClient(base_url=api.url) as http:
         await api.ready(http)
         async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
             lines = response.aiter_lines()
@@ -75,8 +75,11 @@ async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, clean_
             with pytest.raises(httpx.RemoteProtocolError):
                 async for _ in lines:
                     pass
-        assert await process.wait() == 0
+        _, log = await process.communicate()
+        assert process.returncode == 0
         assert time.monotonic() - started < 10
+    told = [line.rpartition(": stops: ")[2] for line in log.decode().splitlines() if ": stops: " in line]
+    assert told == ["1 unfinished streams and waiting calls are cut"]
 
 
 async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:

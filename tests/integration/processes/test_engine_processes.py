@@ -1,6 +1,7 @@
 """Engine processes that are killed, hang, are stopped or crash on what they run, under the supervisor."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -150,7 +151,7 @@ async def test_an_engine_killed_before_its_first_token_leaves_a_job_that_starts_
 
 
 @pytest.mark.parametrize("fault", [HANG_ONCE, FREEZE_ONCE], ids=["in a call", "with the interpreter's lock"])
-async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQueue, fault: int) -> None:
+async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQueue, fault: int, caplog: pytest.LogCaptureFixture) -> None:
     request, other = await submit(queue, fault=fault), await submit(queue)
     async with supervised(queue, HASTY):
         began = time.monotonic()
@@ -158,6 +159,8 @@ async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQue
             assert (await until_ended(queue, one)).state is State.DONE
             await check_whole(queue, one)
     assert time.monotonic() - began > HASTY.step
+    [killed] = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert "hangs and is killed: it stood still for " in killed
 
 
 async def test_an_engine_that_is_stopped_for_ever_is_killed_though_it_is_idle(queue: RedisQueue) -> None:
@@ -227,16 +230,19 @@ async def test_a_standby_takes_no_work_and_its_death_disturbs_nobody(queue: Redi
         assert (await both_ready(queue))[0] == active
 
 
-async def test_64_innocents_in_a_batch_with_poison_all_finish(queue: RedisQueue) -> None:
+async def test_64_innocents_in_a_batch_with_poison_all_finish(queue: RedisQueue, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     innocents = [await submit(queue, max_tokens=5) for _ in range(32)]
     poison = await submit(queue, fault=CRASH)
     innocents += [await submit(queue, max_tokens=5) for _ in range(32)]
     async with supervised(queue, PATIENT):
         dead = await until_ended(queue, poison, within=60)
         assert (dead.state, dead.crashes) == (State.DEAD, 3)
+        assert [death.job_id for death in await queue.deaths(10)] == [poison.id]
         for request in innocents:
             assert (await until_ended(queue, request, within=60)).state is State.DONE
             await check_whole(queue, request)
+    assert [record.getMessage().partition(" has ended: ")[2] for record in caplog.records if poison.id in record.getMessage()] == ["dead"]
 
 
 async def test_a_zombie_writes_nothing_frees_what_it_held_and_works_on(queue: RedisQueue) -> None:

@@ -48,6 +48,20 @@ def test_a_file_that_is_replaced_is_read_too(path: Path, keys: KeysFile, clock: 
     assert who(keys) == ["carol", "bob"]
 
 
+def test_the_tenants_that_came_and_went_are_told(path: Path, keys: KeysFile, clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path.write_text(f"{BOB}\n{key_line('hr_c', 'carol')}\n{key_line('hr_d', 'dave')}\n")
+    clock.advance(1)
+    who(keys)
+    path.write_text(f"{key_line('hr_e', 'bob')}\n{key_line('hr_c', 'carol')}\n{key_line('hr_d', 'dave')}\n\n")
+    clock.advance(1)
+    assert who(keys) == [None, None]
+    assert [record.getMessage() for record in caplog.records] == [
+        "keys read again, count=3 tenants added=carol,dave removed=alice",
+        "keys read again, count=3 tenants added=- removed=-",
+    ]
+
+
 @pytest.mark.parametrize("broken", [None, "", "nonsense", f"{BOB}\nhr_secret"])
 def test_a_broken_file_changes_nothing_until_it_is_mended(
     path: Path, keys: KeysFile, clock: ManualClock, broken: str | None, caplog: pytest.LogCaptureFixture

@@ -1,5 +1,9 @@
 """The janitor against the in-memory queue in virtual time."""
 
+import logging
+
+import pytest
+
 from headrace.errors import QueueUnavailable
 from headrace.ports import Claim
 from headrace.queues.memory import MemoryQueue
@@ -33,9 +37,9 @@ def janitor_of(queue: MemoryQueue, clock: ManualClock, swept: Swept) -> Janitor:
     return Janitor(queue, interval=0.5, lease=5.0, viewer_grace=15.0, clock=lambda: clock.now_ms / 1_000, swept=swept)
 
 
-async def claim_one(queue: MemoryQueue, lease_ms: int = 5_000) -> Claim:
+async def claim_one(queue: MemoryQueue, lease_ms: int = 5_000, nonce: str = "n") -> Claim:
     [claim] = await queue.claim(
-        worker="w", nonce="n", models=["test-model"], lanes=list(Lane), max_jobs=1, max_tokens=1_000, lease_ms=lease_ms
+        worker="w", nonce=nonce, models=["test-model"], lanes=list(Lane), max_jobs=1, max_tokens=1_000, lease_ms=lease_ms
     )
     return claim
 
@@ -121,6 +125,24 @@ async def test_an_unattended_request_is_cancelled_only_after_a_whole_grace_of_re
     clock.advance(15_000)
     await janitor.tick()
     assert await state_of(queue, request) is State.CANCELLED
+
+
+async def test_whoever_made_a_job_dead_it_is_told_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock, swept = ManualClock(), Swept()
+    queue, request = MemoryQueue(clock=clock, limits=QueueLimits(max_solo_crashes=1)), make_request()
+    await queue.accept(make_submission(request))
+    for nonce in ("first", "second"):
+        await claim_one(queue, nonce=nonce)
+        await queue.reap_worker("w")
+    assert await queue.claim_suspect(worker="w", nonce="n", models=["test-model"], lease_ms=5_000)
+    await queue.reap_worker("w")
+    assert await state_of(queue, request) is State.DEAD
+    janitors = [janitor_of(queue, clock, swept) for _ in range(2)]
+    for janitor in janitors:
+        await janitor.tick()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == [f"job {request.id} of tenant default is given up: without a token it took 3 workers down and lost 0 leases"]
+    assert swept.moved["dead"] == 1
 
 
 def test_absence_means_nothing_while_the_store_is_away() -> None:

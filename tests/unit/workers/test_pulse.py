@@ -29,6 +29,9 @@ def test_what_stands_still_hangs_within_the_patience_for_a_step() -> None:
     watch = Watch(PATIENCE, 0)
     assert not watch.hangs(1, 0.0, LOOK_S)
     assert 9.5 < seconds_until_it_hangs(watch, 1) <= 10.0
+    assert 9.0 < watch.still_s <= 10.0
+    watch.hangs(2, 0.0, LOOK_S)
+    assert watch.still_s == 0.0
 
 
 def test_what_has_not_begun_to_beat_may_take_longer() -> None:
