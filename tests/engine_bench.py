@@ -183,6 +183,7 @@ def settings_for(engine: str, checkpoint: Path, **fields: object) -> Settings:
             "model": str(checkpoint),
             "model_name": MODEL_NAME,
             "device": "cpu",
+            "dtype": "fp32",  # as all the others compute
             "max_running": MAX_RUNNING,
             "kv_memory_mb": 1,
             "block_size": 8,
@@ -217,7 +218,12 @@ def modelled(name: str, checkpoint: Path, reference: Reference, **settings: obje
 @contextmanager
 def upstream(checkpoint: Path, reference: Reference, data: Path) -> Iterator[Subject]:
     """Our own server as another's upstream, all of its processes."""
-    environ = {"HEADRACE_MODEL": str(checkpoint), "HEADRACE_MODEL_NAME": MODEL_NAME, "HEADRACE_KV_MEMORY_MB": "1"}
+    environ = {
+        "HEADRACE_MODEL": str(checkpoint),
+        "HEADRACE_MODEL_NAME": MODEL_NAME,
+        "HEADRACE_KV_MEMORY_MB": "1",
+        "HEADRACE_DTYPE": "fp32",
+    }
     with running_tree(data, environ) as tree, modelled("openai", checkpoint, reference, upstream_url=f"{tree.url}/v1") as subject:
         yield subject
 

@@ -60,11 +60,13 @@ def shared_text(tree: Path) -> dict[Path, str]:
 
 
 def _before_the_last_change() -> str:
-    # First parents only: the other side of a merge branched off long ago, and lacks what was repaired here meanwhile.
-    change = _git("log", "-1", "--first-parent", "--format=%h", "--", *SHARED).decode().strip()
-    if not change:
-        raise NoHistory(f"no commit has changed {' or '.join(SHARED)}")
-    return _git("rev-parse", "--short", "--verify", f"{change}^").decode().strip()
+    # First parents only: the other side of a merge branched off long ago, and lacks what was repaired here meanwhile. Not every change that
+    # the log tells is one: a merge may bring what the tree had already.
+    for change in _git("log", "--first-parent", "--format=%h", "--", *SHARED).decode().split():
+        before = _git("rev-parse", "--short", "--verify", f"{change}^").decode().strip()
+        if _git("diff", "--name-only", before, "--", *SHARED):
+            return before
+    raise NoHistory(f"no commit has changed {' or '.join(SHARED)}")
 
 
 def _git(*arguments: str) -> bytes:
