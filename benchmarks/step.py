@@ -7,8 +7,10 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from benchmarks.table import print_parts
 from headrace.model_folder import DEMO_MODEL
@@ -16,6 +18,7 @@ from headrace.request import Sampling
 from headrace.settings import load_settings
 from workers.convert import ensure_folder
 from workers.engine import runner as runner_module
+from workers.engine.attention import Attention, Batch, Rotation
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.ports import EngineRequest
@@ -59,16 +62,28 @@ class Stopwatch:
         return {part: statistics.median(spent) for part, spent in self._steps.items()}
 
 
+class WatchedAttention:
+    """See `workers.engine.attention.Attention`."""
+
+    def __init__(self, attention: Attention, stopwatch: Stopwatch) -> None:
+        self._begin = stopwatch.wrap("attention", attention.begin)
+        self._attend = stopwatch.wrap("attention", attention)
+
+    def begin(self, batch: Batch, rotations: Sequence[Rotation]) -> None:
+        self._begin(batch, rotations)
+
+    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+        result: Tensor = self._attend(layer, qkv)
+        return result
+
+
 def watch(engine: PagedEngine, stopwatch: Stopwatch) -> None:
     runner = engine._runner
     for layer in runner._model._layers:
         for name, part in _PARTS.items():
             setattr(layer, name, stopwatch.wrap(part, getattr(layer, name)))
     runner._model._head = stopwatch.wrap("product of the head", runner._model._head)
-    attention = runner._attention
-    attention.begin = stopwatch.wrap("attention", attention.begin)  # type: ignore[method-assign]
-    runner._attention = stopwatch.wrap("attention", attention)  # type: ignore[assignment]
-    runner._attention.begin = attention.begin  # type: ignore[method-assign]
+    runner._attention = WatchedAttention(runner._attention, stopwatch)
     names = vars(runner_module)
     names["next_tokens"] = stopwatch.wrap("choosing tokens", names["next_tokens"])
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -117,9 +118,9 @@ def greedy(max_tokens: int, **fields: object) -> Sampling:
     return Sampling.model_validate({"max_tokens": max_tokens, "temperature": 0.0, "seed": 0, **fields})
 
 
-def ask(request_id: str = "a", prompt: tuple[int, ...] = PROMPT, sampling: Sampling | None = None, **fields: object) -> EngineRequest:
+def ask(request_id: str = "a", prompt: tuple[int, ...] = PROMPT, sampling: Sampling | None = None, **fields: Any) -> EngineRequest:
     sampling = sampling or greedy(12, ignore_eos=True)
-    return EngineRequest(request_id=request_id, prompt_ids=prompt, sampling=sampling, **fields)  # type: ignore[arg-type]
+    return EngineRequest(request_id=request_id, prompt_ids=prompt, sampling=sampling, **fields)
 
 
 FIELDS: Mapping[str, object] = {

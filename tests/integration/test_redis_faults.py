@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -55,18 +55,9 @@ def socket_of(server: EmbeddedValkey) -> str:
     return unquote(urlsplit(server.url).path)
 
 
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[RedisQueue]:
-    queue = await RedisQueue.connect(url)
-    try:
-        yield queue
-    finally:
-        await queue.aclose()
-
-
 @pytest.fixture
 async def queue(server: EmbeddedValkey) -> AsyncIterator[RedisQueue]:
-    async with connected(server.url) as queue:
+    async with aclosing(await RedisQueue.connect(server.url)) as queue:
         yield queue
 
 
@@ -86,7 +77,7 @@ async def proxy(server: EmbeddedValkey) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def lossy(proxy: Proxy) -> AsyncIterator[RedisQueue]:
     """The same store through the proxy."""
-    async with connected(f"redis://127.0.0.1:{proxy.port}/0") as queue:
+    async with aclosing(await RedisQueue.connect(f"redis://127.0.0.1:{proxy.port}/0")) as queue:
         yield queue
 
 
@@ -215,7 +206,7 @@ class TestServerLoss:
     async def test_another_text_of_the_library_is_replaced(self, server: EmbeddedValkey, queue: RedisQueue, raw: Any) -> None:
         name = "headrace_1"
         await raw.function_load(f"#!lua name={name}\nredis.register_function('{name}_ping', function() return 0 end)", replace=True)
-        async with connected(server.url) as other:
+        async with aclosing(await RedisQueue.connect(server.url)) as other:
             await other.accept(submission())
 
     async def test_an_older_text_is_replaced_once_a_function_is_missed(self, queue: RedisQueue, raw: Any) -> None:
@@ -290,7 +281,7 @@ class TestLostJustBeforeAWrite:
 
     def test_a_call_says_so_and_the_next_one_works(self, server: EmbeddedValkey, cut: list[bool]) -> None:
         async def scenario() -> None:
-            async with connected(server.url) as queue:
+            async with aclosing(await RedisQueue.connect(server.url)) as queue:
                 cut.append(True)
                 with pytest.raises(QueueUnavailable):
                     await queue.load()
@@ -302,7 +293,7 @@ class TestLostJustBeforeAWrite:
         monkeypatch.setattr(doorbell, "PING_S", 0.05)
 
         async def scenario() -> None:
-            async with connected(server.url) as queue, queue.log_doorbell() as bell:
+            async with aclosing(await RedisQueue.connect(server.url)) as queue, queue.log_doorbell() as bell:
                 cut.append(True)  # its next ping
                 await eventually(lambda: asyncio.sleep(0, not cut), pause=0.01)
 

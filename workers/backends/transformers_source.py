@@ -120,7 +120,7 @@ class TransformersSource:
             use_async_batching=False,
             use_cuda_graph=False,
         )
-        generation = GenerationConfig(do_sample=False, eos_token_id=NO_TOKEN, pad_token_id=0)  # type: ignore[no-untyped-call]
+        generation = GenerationConfig(do_sample=False, eos_token_id=NO_TOKEN, pad_token_id=0)  # type: ignore[no-untyped-call]  # transformers has none
         self._manager = self._model.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
         processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self._choosing]))
         processors.tensors_required = 1

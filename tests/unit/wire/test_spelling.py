@@ -1,5 +1,7 @@
 """Log-probabilities and echoes in OpenAI's shapes."""
 
+from typing import Any
+
 import pytest
 
 from headrace.cursor import LogPosition
@@ -39,8 +41,8 @@ def entry(ids: tuple[int, ...], text: str, *logprobs: Logprobs, choice: int = 0,
     return LogEntry(position=POSITION, token_ids=ids, text=text, logprobs=logprobs, choice=choice, prompt_logprobs=prompt)
 
 
-def completion(**fields: object) -> Request:
-    return make_request(endpoint=Endpoint.COMPLETIONS, prompt_ids=(5, 9), **fields)  # type: ignore[arg-type]
+def completion(**fields: Any) -> Request:
+    return make_request(endpoint=Endpoint.COMPLETIONS, prompt_ids=(5, 9), **fields)
 
 
 def test_an_answer_of_text_alone_needs_no_model() -> None:
