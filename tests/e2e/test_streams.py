@@ -37,14 +37,19 @@ class Reading:
     finish_reason: str | None = None
     done: bool = False
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens lie behind the last event seen."""
+        return self.cursors[-1].n if self.cursors else 0
+
 
 def body(prompt: int) -> dict[str, object]:
     content = f"Tell me {prompt + 2} facts about rivers."
     return {"model": DEMO_MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": TOKENS, "temperature": 0}
 
 
-async def read(client: httpx.AsyncClient, prompt: int) -> Reading:
-    reading, event_id = Reading(), ""
+async def read(client: httpx.AsyncClient, prompt: int, reading: Reading) -> Reading:
+    event_id = ""
     async with client.stream("POST", "/v1/chat/completions", json={**body(prompt), "stream": True}) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
@@ -69,12 +74,15 @@ def note(reading: Reading, data: str) -> None:
     reading.finish_reason = choice["finish_reason"]
 
 
-async def kill_engines(tree: Tree, client: httpx.AsyncClient, jobs_done: "list[asyncio.Task[Reading]]") -> None:
-    """Each time a further sixth of the streams has ended, and the engine of the last kill is replaced."""
+async def kill_engines(tree: Tree, readings: list[Reading], tokens: int) -> None:
+    """Each time the clients have a further part of the `tokens` they will get in all, and the engine of the last kill is replaced.
+
+    Tokens are counted, not ended streams: streams of one length may all end in the same step, and then nobody is left to be hurt.
+    """
     for kill in range(1, KILLS + 1):
 
         async def due(kill: int = kill) -> bool:
-            return sum(task.done() for task in jobs_done) >= STREAMS * kill // (KILLS + 1) and bool(tree.pids(*ENGINE))
+            return sum(reading.tokens for reading in readings) >= tokens * kill // (KILLS + 1) and bool(tree.pids(*ENGINE))
 
         await eventually(due, WITHIN_S, pause=0.02)
         tree.kill(*ENGINE)
@@ -83,10 +91,12 @@ async def kill_engines(tree: Tree, client: httpx.AsyncClient, jobs_done: "list[a
 async def test_streams_survive_dead_engines(tree: Tree, demo_model: Path) -> None:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=tree.url, timeout=WITHIN_S, limits=limits) as client:
-        undisturbed = [await read(client, prompt) for prompt in range(PROMPTS)]
-        tasks = [asyncio.create_task(read(client, i % PROMPTS)) for i in range(STREAMS)]
-        await kill_engines(tree, client, tasks)
-        readings = await asyncio.gather(*tasks)
+        undisturbed = [await read(client, prompt, Reading()) for prompt in range(PROMPTS)]
+        readings = [Reading() for _ in range(STREAMS)]
+        async with asyncio.TaskGroup() as clients:
+            for i, reading in enumerate(readings):
+                clients.create_task(read(client, i % PROMPTS, reading))
+            await kill_engines(tree, readings, sum(undisturbed[i % PROMPTS].tokens for i in range(STREAMS)))
         for reading in readings:
             assert reading.done
             assert all(earlier < later for earlier, later in pairwise(reading.cursors))
