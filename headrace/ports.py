@@ -124,6 +124,8 @@ class WorkerStatus:
     active_requests: int
     steps: int
     """Engine steps since the process started: proves progress."""
+    standby: bool = False
+    """Warmed up, without a cache and without work: it waits for its turn. (Older workers do not say, and have none that reports.)"""
 
 
 class Doorbell(Protocol):
@@ -208,7 +210,11 @@ class JobQueue(Protocol):
     async def load(self) -> Load: ...
 
     async def workers(self) -> list[WorkerStatus]:
-        """Workers that reported within their status' lifetime."""
+        """Workers, standbys among them, that reported within their status' lifetime."""
+        ...
+
+    async def swept_ms_ago(self) -> int | None:
+        """Milliseconds since a janitor last ended a round. None: unknown; none ever did, or those that run are too old to say so."""
         ...
 
 
@@ -366,6 +372,10 @@ class Housekeeping(Protocol):
 
     async def purge(self, limit: int) -> int:
         """Delete ended jobs whose retention is over; a tombstone answers JobPurged for a while."""
+        ...
+
+    async def end_round(self) -> None:
+        """Every sweep was made: leave the time."""
         ...
 
     async def load(self) -> Load: ...

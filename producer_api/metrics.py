@@ -1,29 +1,44 @@
 """What /metrics shows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from headrace.ports import Load
+from headrace.ports import Load, WorkerStatus
 
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What one scrape found; None where nobody answered, or it is not known."""
+
+    load: Load | None = None
+    workers: Sequence[WorkerStatus] | None = None
+    swept_s_ago: float | None = None
+    """Since a janitor last ended a round."""
+    files_free: int | None = None
+    """Bytes."""
 
 
 class ScrapeGauges(Collector):
     """Queue and disk at this scrape. Of a queue that does not answer only `headrace_queue_up 0` is shown: old values would be a lie."""
 
-    load: Load | None = None
-    workers: int | None = None
-    files_free: int | None = None
+    seen = Seen()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        load = self.load
-        if self.workers is not None:
-            yield GaugeMetricFamily("headrace_workers", "Engine processes that report", value=self.workers)
-        if self.files_free is not None:
-            yield GaugeMetricFamily("headrace_files_free_bytes", "Room left for files and batches", value=self.files_free)
+        load, workers, swept_s, free = self.seen.load, self.seen.workers, self.seen.swept_s_ago, self.seen.files_free
+        if workers is not None:
+            standbys = sum(worker.standby for worker in workers)
+            yield GaugeMetricFamily("headrace_workers", "Engine processes that take work", value=len(workers) - standbys)
+            yield GaugeMetricFamily("headrace_standbys", "Engine processes that are warmed up and wait for their turn", value=standbys)
+        if swept_s is not None:
+            yield GaugeMetricFamily("headrace_janitor_age_seconds", "Since a janitor last ended a round of sweeps", value=swept_s)
+        if free is not None:
+            yield GaugeMetricFamily("headrace_files_free_bytes", "Room left for files and batches", value=free)
         yield GaugeMetricFamily("headrace_queue_up", "1 if the queue answered this scrape", value=load is not None)
         if load is None:
             return
@@ -53,8 +68,7 @@ class Metrics:
         )
         self.tokens = Counter("headrace_streamed_tokens", "Tokens delivered to streams and waiting calls", registry=registry)
 
-    def render(self, load: Load | None, workers: int | None, files_free: int | None) -> bytes:
-        """The exposition text; `load` and `workers`, their number, are None if the queue did not answer, `files_free`, in bytes, if the
-        disk did not."""
-        self._scrape.load, self._scrape.workers, self._scrape.files_free = load, workers, files_free
+    def render(self, seen: Seen) -> bytes:
+        """The exposition text."""
+        self._scrape.seen = seen
         return generate_latest(self._registry)

@@ -59,6 +59,7 @@ class Janitor:
                 while moved >= SWEEP_LIMIT:
                     moved = await sweep(SWEEP_LIMIT)
                     self._swept(name, moved)
+            await self._queue.end_round()
         except QueueUnavailable as error:
             if self._reachable_since is not None:
                 logger.warning("state store unreachable: %s", error)

@@ -9,12 +9,14 @@ import time
 from concurrent.futures import Future, wait
 
 from headrace.lifecycle import configure, on_stop_signal, refusing
+from headrace.ports import WorkerStatus
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
 from workers.engine_thread import EngineThread
 from workers.ports import Engine
 from workers.pulse import Patience, Pulse, beating
+from workers.status import reporting, status_of
 from workers.supervisor import Supervisor
 from workers.worker import Timing, Worker
 
@@ -35,13 +37,18 @@ async def supervise(settings: Settings) -> None:
 async def run_engine(settings: Settings, name: str, engine: Engine, *, turn: Future[None], pulse: Pulse | None) -> None:
     """Warm up, wait until `turn` is done, then take work until told to stop. Raises what the engine raises."""
     thread = EngineThread(engine)
+    timing = Timing(lease=settings.lease_ms / 1_000)
+
+    def waiting() -> WorkerStatus:
+        return status_of(name, settings.served_model, engine.stats(), standby=True)
+
     async with connect(settings) as queue:
         worker = Worker(
             name=name,
             model=settings.served_model,
             queue=queue,
             engine=thread,
-            timing=Timing(lease=settings.lease_ms / 1_000),
+            timing=timing,
             clock=time.monotonic,
         )
         on_stop_signal(worker.stop)
@@ -49,7 +56,10 @@ async def run_engine(settings: Settings, name: str, engine: Engine, *, turn: Fut
             await thread.warm_up()
             logger.info("%s is warmed up on %s", name, engine.stats().device)
             async with beating(pulse, thread):
-                if await its_turn(turn, worker):
+                if not turn.done():
+                    async with reporting(queue, waiting, every=timing.renew, ttl_ms=timing.lease_ms):
+                        await its_turn(turn, worker)
+                if turn.done():
                     await thread.open()
                     logger.info("%s takes work", name)
                     await worker.run()
@@ -57,12 +67,11 @@ async def run_engine(settings: Settings, name: str, engine: Engine, *, turn: Fut
             thread.close()
 
 
-async def its_turn(turn: Future[None], worker: Worker) -> bool:
-    """Waits for it. False if the worker was told to stop before."""
+async def its_turn(turn: Future[None], worker: Worker) -> None:
+    """Waits until it has come, or the worker was told to stop."""
     stopping = asyncio.ensure_future(worker.stopped())
     await asyncio.wait([asyncio.wrap_future(turn), stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    return turn.done()
 
 
 def at_once() -> Future[None]:

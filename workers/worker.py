@@ -19,7 +19,6 @@ ended nor made progress nothing else is.
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -28,12 +27,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import START, Append, Claim, Doorbell, LogEntry, Verdict, WorkerStatus, WorkQueue
+from headrace.ports import START, Append, Claim, Doorbell, LogEntry, Verdict, WorkQueue
 from headrace.request import Lane
 from headrace.state import State, failure
 from workers.engine_thread import EngineThread, Outcome
 from workers.holding import Holding, Orders, choice_of, room_left, run_of
 from workers.ports import Capacity, Delta, FinishReason
+from workers.status import status_of
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +309,8 @@ class Worker:
             return
         self._renew_at = now + self._timing.renew
         holdings = list(self._runs.values())
-        await self._persist(partial(self._queue.report, self._status(outcome), self._timing.lease_ms))
+        status = status_of(self._name, self._model, outcome.stats, active_requests=len(self._runs))
+        await self._persist(partial(self._queue.report, status, self._timing.lease_ms))
         if holdings:
             verdicts = await self._persist(partial(self._queue.renew, [holding.held for holding in holdings], self._timing.lease_ms))
             if verdicts is not None:
@@ -324,21 +325,6 @@ class Worker:
             self._giving_way = True
             self._orders.abort += [sequence_id for holding in self._runs.values() for sequence_id in holding.sequence_ids]
             await self._give_back(list(self._runs.values()), delay=0.0)
-
-    def _status(self, outcome: Outcome) -> WorkerStatus:
-        stats = outcome.stats
-        return WorkerStatus(
-            worker=self._name,
-            pid=os.getpid(),
-            model=self._model,
-            device=stats.device,
-            memory_used=stats.memory_used,
-            memory_total=stats.memory_total,
-            kv_tokens_used=stats.kv_tokens_used,
-            kv_tokens_total=stats.kv_tokens_total,
-            active_requests=len(self._runs),
-            steps=stats.steps,
-        )
 
     @property
     def _nap(self) -> float:

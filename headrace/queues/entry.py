@@ -1,5 +1,6 @@
-"""Field `d` of a log entry in the store: [choice, token ids, text], then, where there are any, the log-probabilities of these tokens and
-those of the prompt. Readers of version 1 know the first three, and never read the log of a job that has more.
+"""A log entry in the store. Its id is the position; fields `end` and `why` make an end marker of it. Else field `d` holds [choice, token
+ids, text], then, where there are any, the log-probabilities of these tokens and those of the prompt. Readers of version 1 know the first
+three, and never read the log of a job that has more.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import orjson
 from headrace.cursor import LogPosition
 from headrace.logprobs import Logprobs
 from headrace.ports import Append, LogEntry
+from headrace.state import State
 
 
 def encode_append(append: Append) -> bytes:
@@ -19,7 +21,16 @@ def encode_append(append: Append) -> bytes:
     return orjson.dumps((append.choice, append.token_ids, append.text, *told), default=tuple)
 
 
-def decode_append(position: LogPosition, data: bytes) -> LogEntry:
+def decode_entry(entry: tuple[bytes, dict[bytes, bytes]]) -> LogEntry:
+    name, fields = entry
+    epoch, n = name.split(b"-")
+    position = LogPosition(int(epoch), int(n))
+    if b"end" in fields:
+        return LogEntry(position=position, end=State(fields[b"end"].decode()), reason=fields[b"why"].decode())
+    return _decode_append(position, fields[b"d"])
+
+
+def _decode_append(position: LogPosition, data: bytes) -> LogEntry:
     choice, token_ids, text, *told = orjson.loads(data)
     logprobs, prompt_logprobs = map(_read, told or ((), ()))
     return LogEntry(

@@ -32,6 +32,7 @@
 --   P counters                    HASH    arrival (the last one); the meter of all jobs: live, cost (of live jobs), what left lately
 --   P tenant:<tenant>             HASH    the meter of its jobs, while any is live
 --   P workers, reports            HASH, ZSET  status by worker; when it lapses (ms)          (shard 00 only)
+--   P swept                       STRING  when a janitor last ended a round (ms)             (shard 00 only)
 --
 -- Lua 5.1 prints numbers with 14 digits when it concatenates: milliseconds fit, microseconds must stay arguments.
 

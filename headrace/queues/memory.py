@@ -16,6 +16,7 @@ from headrace.queues.bell import Bells
 from headrace.queues.claims import ClaimMemory
 from headrace.queues.meters import Meters
 from headrace.queues.record import Ended, Place, Record
+from headrace.queues.reports import Reports
 from headrace.queues.rules import QueueLimits
 from headrace.queues.waiting import Waiting
 from headrace.request import Lane, encode_request
@@ -40,9 +41,10 @@ class MemoryQueue:
         self._tombs: dict[str, tuple[str, int]] = {}
         self._waiting = Waiting()
         self._claims = ClaimMemory()
-        self._reports: dict[str, tuple[int, WorkerStatus]] = {}
+        self._reports = Reports()
         self._log_bells, self._work_bells = Bells(), Bells()
         self._last_arrival = 0
+        self._swept_ms: int | None = None
         self._deaths: list[Death] = []
         self._meters = Meters()
 
@@ -151,9 +153,10 @@ class MemoryQueue:
         )
 
     async def workers(self) -> list[WorkerStatus]:
-        now = self._clock()
-        self._reports = {worker: report for worker, report in self._reports.items() if report[0] > now}
-        return [status for _, (_, status) in sorted(self._reports.items())]
+        return self._reports.live(self._clock())
+
+    async def swept_ms_ago(self) -> int | None:
+        return None if self._swept_ms is None else max(0, self._clock() - self._swept_ms)
 
     # Workers
 
@@ -161,8 +164,7 @@ class MemoryQueue:
         self, *, worker: str, nonce: str, models: Sequence[str], lanes: Sequence[Lane], max_jobs: int, max_tokens: int, lease_ms: int
     ) -> list[Claim]:
         now = self._clock()
-        known = self._recall(worker, nonce, now)
-        if known is not None:
+        if (known := self._recall(worker, nonce, now)) is not None:
             return known
         taken: list[Record] = []
         for job in self._heads(now, lanes, models, max_jobs + rules.HEADS_PER_CLAIM):
@@ -204,7 +206,7 @@ class MemoryQueue:
         return [self._release(one, delay_ms) for one in held]
 
     async def report(self, status: WorkerStatus, ttl_ms: int) -> None:
-        self._reports[status.worker] = (self._clock() + ttl_ms, status)
+        self._reports.put(status, self._clock() + ttl_ms)
 
     async def reap_worker(self, worker: str) -> list[str]:
         jobs = [job for job in self._jobs.values() if job.worker == worker]
@@ -239,6 +241,9 @@ class MemoryQueue:
             self.outbox.popleft()
         self._tombs = {job_id: tomb for job_id, tomb in self._tombs.items() if tomb[1] > now}
         return self._sweep(lambda job: None if job.ended_ms is None else job.ended_ms + retention, limit, self._erase)
+
+    async def end_round(self) -> None:
+        self._swept_ms = self._clock()
 
     # Transitions
 

@@ -20,7 +20,7 @@ from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Hel
 from headrace.queues import rules
 from headrace.queues.deaths import decode_deaths
 from headrace.queues.doorbell import doorbell
-from headrace.queues.entry import decode_append, encode_append
+from headrace.queues.entry import decode_entry, encode_append
 from headrace.queues.rules import Bound, QueueLimits
 from headrace.queues.server import Command, Library, Server
 from headrace.request import Lane, decode_request, encode_request
@@ -118,11 +118,11 @@ class RedisQueue:
         # Not one transaction: the log comes first, so that a purge in between shows in the standing.
         entries, standing = await self._server.run(self._range(job_id, after, limit), self._fcall(shard, "owner", tenant, job_id))
         _check_standing(standing, job_id)
-        return [_entry(entry) for entry in entries]
+        return [decode_entry(entry) for entry in entries]
 
     async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
         logs = await self._server.run(*(self._range(job_id, after, limit) for job_id, after in wants))
-        return [[_entry(entry) for entry in log] for log in logs]
+        return [[decode_entry(entry) for entry in log] for log in logs]
 
     async def states(self, job_ids: Sequence[str]) -> list[State | None]:
         parts = _in_parts(job_ids)
@@ -181,6 +181,10 @@ class RedisQueue:
     async def workers(self) -> list[WorkerStatus]:
         reports = [_STATUS.validate_json(report) for report in await self._call(0, "workers")]
         return sorted(reports, key=lambda status: status.worker)
+
+    async def swept_ms_ago(self) -> int | None:
+        ago: int | None = await self._call(0, "swept_ago")
+        return ago
 
     # Workers
 
@@ -258,6 +262,9 @@ class RedisQueue:
 
     async def purge(self, limit: int) -> int:
         return sum(await self._everywhere("purge", limit, self._limits.retention_ms))
+
+    async def end_round(self) -> None:
+        await self._call(0, "end_round")
 
     # Which keys and functions
 
@@ -388,12 +395,3 @@ def _job(fields: Sequence[Any]) -> Job:
         ended_ms=None if ended is None else int(ended),
         deadline_ms=int(deadline),
     )
-
-
-def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> LogEntry:
-    name, fields = entry
-    epoch, n = name.split(b"-")
-    position = LogPosition(int(epoch), int(n))
-    if b"end" in fields:
-        return LogEntry(position=position, end=State(fields[b"end"].decode()), reason=fields[b"why"].decode())
-    return decode_append(position, fields[b"d"])

@@ -92,6 +92,18 @@ local function forget(K, A)
   return count
 end
 
+-- -> 1
+local function end_round(K, A)
+  redis.call('SET', K[1] .. 'swept', now_ms())
+  return 1
+end
+
+-- -> ms since then, or nil
+local function swept_ago(K, A)
+  local at = redis.call('GET', K[1] .. 'swept')
+  return at and math.max(0, now_ms() - at)
+end
+
 register('reap_worker', reap_worker, 'allow-oom')
 register('reap_expired', reap_expired, 'allow-oom')
 register('deaths', deaths, 'allow-oom')
@@ -100,3 +112,5 @@ register('expire', expire, 'allow-oom')
 register('cancel_unattended', cancel_unattended, 'allow-oom')
 register('purge', purge, 'allow-oom')
 register('forget', forget, 'allow-oom')
+register('end_round', end_round, 'allow-oom')
+register('swept_ago', swept_ago, 'no-writes')

@@ -61,6 +61,10 @@ class CutQueue(MemoryQueue):
         self._reach()
         return await super().workers()
 
+    async def swept_ms_ago(self) -> int | None:
+        self._reach()
+        return await super().swept_ms_ago()
+
     def _reach(self) -> None:
         if self.down:
             raise QueueUnavailable("cut off")

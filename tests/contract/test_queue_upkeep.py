@@ -289,5 +289,27 @@ class TestWorkers:
         await bench.advance(3_000)
         assert await bench.queue.workers() == []
 
+    async def test_a_standby_says_that_it_is_one(self, bench: Bench) -> None:
+        await bench.queue.report(waiting := replace(STATUS, standby=True), 1_000)
+        assert await bench.queue.workers() == [waiting]
+        await bench.queue.report(STATUS, 1_000)  # its turn has come
+        assert await bench.queue.workers() == [STATUS]
+
     async def test_ping(self, bench: Bench) -> None:
         await bench.queue.ping()
+
+
+class TestRounds:
+    async def test_the_last_one_is_as_old_as_it_is(self, bench: Bench) -> None:
+        assert await bench.queue.swept_ms_ago() is None
+        await bench.queue.end_round()
+        assert await bench.queue.swept_ms_ago() == 0
+        await bench.advance(1_234)
+        assert await bench.queue.swept_ms_ago() == 1_234
+        await bench.queue.end_round()
+        assert await bench.queue.swept_ms_ago() == 0
+
+    async def test_a_clock_that_was_put_back_makes_it_no_younger_than_now(self, bench: Bench) -> None:
+        await bench.queue.end_round()
+        await bench.advance(-60_000)
+        assert await bench.queue.swept_ms_ago() == 0

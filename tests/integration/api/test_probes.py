@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -29,26 +30,57 @@ def queue() -> MemoryQueue:
     return CutQueue()
 
 
+STATUS = WorkerStatus(
+    worker="w1",
+    pid=7,
+    model=MODEL,
+    device="cpu",
+    memory_used=10,
+    memory_total=100,
+    kv_tokens_used=3,
+    kv_tokens_total=30,
+    active_requests=2,
+    steps=5,
+)
+
+
 async def test_all_is_well(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
-    status = WorkerStatus(
-        worker="w1",
-        pid=7,
-        model=MODEL,
-        device="cpu",
-        memory_used=10,
-        memory_total=100,
-        kv_tokens_used=3,
-        kv_tokens_total=30,
-        active_requests=2,
-        steps=5,
-    )
-    await queue.report(status, 60_000)
-    assert (await http.get("/ready")).json() == {"status": "ready"}
+    await queue.report(STATUS, 60_000)
+    await queue.end_round()
+    ready = (await http.get("/ready")).json()
+    assert ready["status"] == "ready"
+    assert ready["components"]["scheduler"].pop("swept_s_ago") < 5
+    assert ready["components"] == {
+        "store": {"status": "ok"},
+        "scheduler": {"status": "ok"},
+        "workers": {"status": "ok", "live": 1, "standbys": 0, "models": {MODEL: 1}},
+    }
     health = (await http.get("/health")).json()
     assert (health["status"], health["queue"], health["active_requests"]) == ("ok", "ok", 2)
     assert health["models"] == [{"id": MODEL, "loaded": True, "reason": None}]
     [worker] = health["workers"]
     assert worker.items() >= {"device": "cpu", "memory_used": 10, "memory_total": 100, "kv_tokens_used": 3, "active_requests": 2}.items()
+
+
+async def test_without_workers_and_scheduler_it_takes_work_and_says_so(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+    ready = await http.get("/ready")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    parts = ready.json()["components"]
+    assert parts["scheduler"] == {"status": "unknown", "swept_s_ago": None}
+    assert (parts["workers"]["status"], parts["workers"]["live"], parts["workers"]["models"]) == ("missing", 0, {MODEL: 0})
+    assert parts["workers"]["why"] == f"no worker runs {MODEL}: requests are accepted and wait"
+    assert "headrace_janitor_age_seconds" not in (await http.get("/metrics")).text
+    assert (await http.post("/v1/jobs", json=BODY)).status_code == 202
+
+
+async def test_a_standby_is_seen_and_counts_as_no_worker(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+    await queue.report(replace(STATUS, active_requests=0, standby=True), 60_000)
+    parts = (await http.get("/ready")).json()["components"]
+    assert (parts["workers"]["status"], parts["workers"]["live"], parts["workers"]["standbys"]) == ("missing", 0, 1)
+    health = (await http.get("/health")).json()
+    assert (health["workers"], [standby["pid"] for standby in health["standbys"]]) == ([], [7])
+    lines = (await http.get("/metrics")).text.splitlines()
+    assert {"headrace_workers 0.0", "headrace_standbys 1.0"} <= set(lines)
 
 
 async def test_models(http: httpx.AsyncClient) -> None:
@@ -64,6 +96,9 @@ async def test_without_a_queue(http: httpx.AsyncClient, queue: CutQueue) -> None
     assert (health.status_code, health.json()["queue"]) == (200, "queue unreachable")
     ready = await http.get("/ready")
     assert (ready.status_code, ready.json()["reasons"]) == (503, ["queue unreachable"])
+    parts = ready.json()["components"]
+    assert parts["store"] == {"status": "failed", "why": "queue unreachable"}
+    assert [parts[name]["status"] for name in ("scheduler", "workers")] == ["unknown", "unknown"]
     for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/chat/completions"), ("GET", "/v1/jobs")):
         response = await http.request(method, path, json=BODY if method == "POST" else None)
         assert (response.status_code, response.headers["retry-after"]) == (503, "1")
@@ -116,8 +151,11 @@ async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue, files_dir: P
         await http.post("/v1/chat/completions", json=BODY | {"stream": True})
     await http.post("/v1/jobs", json=BODY)
     await http.get("/v1/jobs/nonsense")
+    await queue.end_round()
     lines = (await http.get("/metrics")).text.splitlines()
     assert "headrace_queue_up 1.0" in lines
+    [age] = [line.split() for line in lines if line.startswith("headrace_janitor_age_seconds ")]
+    assert float(age[1]) < 5
     assert "headrace_active_requests 0.0" in lines
     assert "headrace_delayed_requests 0.0" in lines
     assert f'headrace_queue_depth{{lane="standard",model="{MODEL}"}} 1.0' in lines

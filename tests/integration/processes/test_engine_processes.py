@@ -92,7 +92,7 @@ def engines() -> set[int]:
 
 async def at_work(queue: RedisQueue) -> WorkerStatus | None:
     """The worker whose process lives."""
-    return next((status for status in await queue.workers() if status.pid in engines()), None)
+    return next((status for status in await queue.workers() if status.pid in engines() and not status.standby), None)
 
 
 async def submit(queue: RedisQueue, *, fault: int = 1, max_tokens: int = 400) -> Request:
@@ -193,7 +193,8 @@ async def both_ready(queue: RedisQueue) -> tuple[int, int]:
     """Pids of the active and of the standby."""
 
     async def ready() -> WorkerStatus | None:
-        return await at_work(queue) if len(engines()) == 2 else None
+        reported = {status.pid for status in await queue.workers()}
+        return await at_work(queue) if len(engines()) == 2 and engines() <= reported else None
 
     status = await eventually(ready, pause=0.02)
     assert status is not None
@@ -224,7 +225,7 @@ async def test_a_standby_takes_no_work_and_its_death_disturbs_nobody(queue: Redi
     async with supervised(queue, PATIENT, standbys=1):
         await until_committed(queue, request)
         active, standby = await both_ready(queue)
-        assert {status.pid for status in await queue.workers()} == {active}
+        assert {status.pid: status.standby for status in await queue.workers()} == {active: False, standby: True}
         os.kill(standby, signal.SIGKILL)
         assert (await until_ended(queue, request)).epoch == 1
         assert (await both_ready(queue))[0] == active

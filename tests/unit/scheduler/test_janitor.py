@@ -145,6 +145,22 @@ async def test_whoever_made_a_job_dead_it_is_told_and_counted_once(caplog: pytes
     assert swept.moved["dead"] == 1
 
 
+async def test_every_round_leaves_its_time_but_those_an_outage_cut_off() -> None:
+    clock, swept = ManualClock(), Swept()
+    queue = Unreachable(clock=clock)
+    janitor = janitor_of(queue, clock, swept)
+    assert await queue.swept_ms_ago() is None
+    await janitor.tick()
+    assert await queue.swept_ms_ago() == 0
+    clock.advance(700)
+    queue.down = True
+    await janitor.tick()
+    assert await queue.swept_ms_ago() == 700
+    queue.down = False
+    await janitor.tick()
+    assert await queue.swept_ms_ago() == 0
+
+
 def test_absence_means_nothing_while_the_store_is_away() -> None:
     assert not trusts_absence(100.0, None, 15.0)
     assert not trusts_absence(100.0, 86.0, 15.0)

@@ -1,0 +1,50 @@
+import pytest
+
+from headrace.ports import WorkerStatus
+from producer_api.readiness import LATE_S, scheduler_part, workers_part
+
+
+def worker(model: str, *, standby: bool = False) -> WorkerStatus:
+    return WorkerStatus(
+        worker=f"{model}-{standby}",
+        pid=1,
+        model=model,
+        device="cpu",
+        memory_used=0,
+        memory_total=0,
+        kv_tokens_used=0,
+        kv_tokens_total=0,
+        active_requests=0,
+        steps=0,
+        standby=standby,
+    )
+
+
+@pytest.mark.parametrize(
+    ("swept_s_ago", "interval_s", "status"),
+    [
+        (None, 0.5, "unknown"),
+        (0.0, 0.5, "ok"),
+        (LATE_S, 0.5, "ok"),
+        (LATE_S + 0.001, 0.5, "late"),
+        (299.0, 60.0, "ok"),  # a scheduler that was told to sweep once a minute
+        (301.0, 60.0, "late"),
+    ],
+)
+def test_a_scheduler_is_late_when_no_round_ends(swept_s_ago: float | None, interval_s: float, status: str) -> None:
+    part = scheduler_part(swept_s_ago, interval_s=interval_s)
+    assert (part["status"], part["swept_s_ago"]) == (status, swept_s_ago)
+    assert ("why" in part) == (status == "late")
+
+
+def test_each_model_has_its_workers() -> None:
+    part = workers_part(["a", "b"], [worker("a"), worker("a", standby=True), worker("other")])
+    assert part == {
+        "status": "missing",
+        "live": 2,
+        "standbys": 1,
+        "models": {"a": 1, "b": 0, "other": 1},
+        "why": "no worker runs b: requests are accepted and wait",
+    }
+    assert workers_part(["a"], [worker("a")])["status"] == "ok"
+    assert workers_part(["a"], None)["status"] == "unknown"
