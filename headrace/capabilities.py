@@ -4,6 +4,7 @@ The API runs where the engine does not, so it knows it by `HEADRACE_ENGINE` alon
 where it comes to mean another engine, that engine refuses what it cannot do as one request's clear failure.
 """
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,3 +63,13 @@ CAPABILITIES: Mapping[str, Capabilities] = {
 def capabilities_of(engine: str) -> Capabilities:
     """Of a value of `HEADRACE_ENGINE`."""
     return CAPABILITIES["paged" if engine == AUTO else engine]
+
+
+def runs_paged(engine: str) -> bool:
+    """Whether this value of `HEADRACE_ENGINE` can mean no other engine on this machine. Where vLLM is installed only the worker knows what
+    `auto` is: to look for its device takes torch."""
+    return engine == "paged" or (engine == AUTO and not has_vllm())
+
+
+def has_vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None

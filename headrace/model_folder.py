@@ -49,7 +49,7 @@ class ModelFolder:
             raise ModelUnavailable(f"no model folder at {path}")
         if not (path / "tokenizer.json").is_file():
             raise ModelUnavailable(f"{path} has no tokenizer.json")
-        config = _read_json(path / "config.json")
+        config = read_config(path)
         tokenizer = _read_json(path / "tokenizer_config.json", required=False)
         generation = _read_json(path / "generation_config.json", required=False)
         # Models that take more than text say what concerns text in an object of its own.
@@ -67,6 +67,11 @@ class ModelFolder:
             eos_token=_token_text(tokenizer.get("eos_token")),
             chat_template=_chat_template(path, tokenizer),
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ModelUnavailable."""
+    return _read_json(folder / "config.json")
 
 
 def default_name(spec: str) -> str:

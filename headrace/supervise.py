@@ -65,7 +65,7 @@ class Supervised:
 
     `argv` gives the command of the n-th start (0, 1, …). `on_start` is called, with that number, when that process is there. `on_death`
     runs after each death that was not ordered, with that number and the exit code (negative: the signal), beside the next start: recovery
-    does not wait for it. Output goes to `log`, or to the
+    does not wait for it. `on_steady` is called, with that number, once a process has lived for STEADY_S. Output goes to `log`, or to the
     parent's own streams. The child inherits the descriptors `pass_fds`.
     """
 
@@ -78,6 +78,7 @@ class Supervised:
         log: Path | None = None,
         on_start: Callable[[int], None] | None = None,
         on_death: Callable[[int, int], Awaitable[None]] | None = None,
+        on_steady: Callable[[int], None] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
@@ -87,6 +88,7 @@ class Supervised:
         self._log = log
         self._on_start = on_start
         self._on_death = on_death
+        self._on_steady = on_steady
         self._pass_fds = pass_fds
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -159,12 +161,21 @@ class Supervised:
             self._on_start(self.restarts)
         if self._stopping.is_set():  # stop() came while there was no process yet to tell
             self._process.terminate()
-        code = await self._process.wait()
+        code = await self._lived(self._process)
         # It led a session: what it started and could not end any more, such as the processes of a killed vLLM, goes with it. Children that
         # are supervised themselves lead sessions of their own, and stop in order.
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS's answer if only zombies are left
             os.killpg(self._process.pid, signal.SIGKILL)
         return code
+
+    async def _lived(self, process: asyncio.subprocess.Process) -> int:
+        if self._on_steady is None:
+            return await process.wait()
+        steady = asyncio.get_running_loop().call_later(STEADY_S, self._on_steady, self.restarts)
+        try:
+            return await process.wait()
+        finally:
+            steady.cancel()
 
     def _output(self) -> AbstractContextManager[BinaryIO | None]:
         return contextlib.nullcontext(None) if self._log is None else self._log.open("ab")

@@ -13,6 +13,7 @@ from headrace.ports import WorkerStatus
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
+from headrace.tidings import Tell, tell_nobody, telling
 from workers.engine_thread import EngineThread
 from workers.ports import Engine
 from workers.pulse import Patience, Pulse, beating
@@ -26,12 +27,12 @@ STANDBY_PAUSE_S = 3.0
 """A standby is most often started because another one has just died: who goes on in its place has the processors to itself for so long."""
 
 
-async def supervise(settings: Settings) -> None:
+async def supervise(settings: Settings, tell: Tell) -> None:
     stop = asyncio.Event()
     on_stop_signal(stop.set)
     patience = Patience(start=settings.start_timeout_s, step=settings.step_timeout_s)
     async with connect(settings) as queue:
-        await Supervisor(settings.worker_name, queue, standbys=settings.standby, patience=patience).run(stop)
+        await Supervisor(settings.worker_name, queue, standbys=settings.standby, patience=patience, tell=tell).run(stop)
 
 
 async def run_engine(settings: Settings, name: str, engine: Engine, *, turn: Future[None], pulse: Pulse | None) -> None:
@@ -83,6 +84,7 @@ def at_once() -> Future[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workers", description="Pulls requests from the queue and runs them.")
     parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
+    parser.add_argument("--tell", type=int, default=None, help="descriptor of a pipe to the parent, for what becomes of the engine")
     roles = parser.add_subparsers(dest="role")
     engine = roles.add_parser("engine", help="run the engine in this process, without a supervisor to notice if it hangs")
     engine.add_argument("--name", default=None, help="worker id; unique for every start of a process")
@@ -101,7 +103,7 @@ def main() -> None:
             asyncio.run(run_engine(settings, name, build_engine(settings), turn=turn, pulse=pulse))
             return
         try:
-            asyncio.run(supervise(settings))
+            asyncio.run(supervise(settings, tell_nobody if arguments.tell is None else telling(arguments.tell)))
         except ChildMisconfigured:
             raise SystemExit(EX_CONFIG) from None  # the engine process has said why, on the same standard error
 

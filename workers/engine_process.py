@@ -25,19 +25,22 @@ class EngineProcess:
         patience: Patience,
         *,
         on_start: Callable[["EngineProcess"], None],
+        on_warm: Callable[["EngineProcess"], None],
         on_death: Callable[["EngineProcess", str, str], Awaitable[None]],
     ) -> None:
-        """`on_death` also gets the id of the one that died, and how it ended."""
+        """`on_warm` is called once a start of it is warmed up. `on_death` also gets the id of the one that died, and how it ended."""
         self._name = name
         self._patience = patience
         self._on_start = on_start
+        self._on_warm = on_warm
+        self._hung_s: float | None = None
         self._pulse = Pulse.create()
         self._watch = Watch(patience, self._pulse.beats)
         self._child = Supervised(
             "the engine process",
             lambda start: command(self._id(start), self._pulse.fd),
             on_start=self._started,
-            on_death=lambda start, code: on_death(self, self._id(start), ending(code)),
+            on_death=lambda start, code: on_death(self, self._id(start), self._how(code)),
             pass_fds=(self._pulse.fd,),
         )
 
@@ -70,6 +73,10 @@ class EngineProcess:
     def _id(self, start: int) -> str:
         return f"{self._name}.{start}"
 
+    def _how(self, code: int) -> str:
+        hung_s, self._hung_s = self._hung_s, None
+        return ending(code) if hung_s is None else f"{ending(code)}, as it stood still for {hung_s:.1f} s"
+
     def _started(self, _start: int) -> None:
         self._watch = Watch(self._patience, self._pulse.beats)
         self._on_start(self)
@@ -79,7 +86,11 @@ class EngineProcess:
         while True:
             await asyncio.sleep(LOOK_S)
             now = time.monotonic()
+            was_warm = self._watch.started
             if self._child.lives and self._watch.hangs(self._pulse.beats, self._pulse.median_step_s, now - last):
+                self._hung_s = self._watch.still_s
                 logger.critical("%s hangs and is killed: it stood still for %.1f s", self._id(self._child.restarts), self._watch.still_s)
                 self._child.kill()
+            if self._watch.started and not was_warm:
+                self._on_warm(self)
             last = now

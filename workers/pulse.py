@@ -111,15 +111,16 @@ class Watch:
         """`beats` when the process was started."""
         self._patience = patience
         self._beats = beats
-        self._started = False
+        self.started = False
+        """It has beaten: it is warmed up."""
         self.still_s = 0.0
         """For how long it has stood still, as far as that was counted."""
 
     def hangs(self, beats: int, median_step_s: float, passed: float) -> bool:
         """`passed` seconds after the last look, or the start. A supervisor that slept itself must not count all of its sleep."""
         if beats != self._beats:
-            self._beats, self._started, self.still_s = beats, True, 0.0
+            self._beats, self.started, self.still_s = beats, True, 0.0
             return False
         self.still_s += min(passed, 2 * LOOK_S)
-        limit = max(self._patience.step, MEDIANS * median_step_s) if self._started else self._patience.start
+        limit = max(self._patience.step, MEDIANS * median_step_s) if self.started else self._patience.start
         return self.still_s > limit - _UNSEEN_S

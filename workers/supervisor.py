@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from headrace.errors import QueueUnavailable
 from headrace.ports import WorkQueue
 from headrace.state import TERMINAL
+from headrace.tidings import Tell, tell_nobody
 from workers.engine_process import Command, EngineProcess
 from workers.pulse import Patience
 
@@ -31,13 +32,24 @@ def engine_command(worker: str, pulse_fd: int) -> Sequence[str]:
 
 
 class Supervisor:
-    """`standbys` processes beside the one at work."""
+    """`standbys` processes beside the one at work. `tell` gets a line for each death that was not ordered, and one when all is well."""
 
-    def __init__(self, host: str, queue: WorkQueue, *, standbys: int, patience: Patience, command: Command = engine_command) -> None:
+    def __init__(
+        self,
+        host: str,
+        queue: WorkQueue,
+        *,
+        standbys: int,
+        patience: Patience,
+        command: Command = engine_command,
+        tell: Tell = tell_nobody,
+    ) -> None:
         self._queue = queue
+        self._tell_parent = tell
         boot = f"{host}-{secrets.token_hex(3)}"
         self._processes = [
-            EngineProcess(f"{boot}-{i}", command, patience, on_start=self._started, on_death=self._died) for i in range(1 + standbys)
+            EngineProcess(f"{boot}-{i}", command, patience, on_start=self._started, on_warm=self._warm, on_death=self._died)
+            for i in range(1 + standbys)
         ]
         self._active = self._processes[0]
 
@@ -54,16 +66,25 @@ class Supervisor:
         if process is self._active:
             process.begin()
 
+    def _warm(self, process: EngineProcess) -> None:
+        self._tell_parent(True, "the engine takes work" if process is self._active else "a standby engine is ready")
+
     async def _died(self, process: EngineProcess, worker: str, how: str) -> None:
         if process.stopping:
             logger.info("%s was told to stop and ended without a drain: %s", worker, how)
         else:
             logger.warning("%s died: %s", worker, how)
-        if process is self._active:
+        was_active = process is self._active
+        if was_active:
             # Without another one that lives its own next start goes on; one that is still loading is nearer than that.
             self._active = next((other for other in self._processes if other is not process and other.lives), process)
             if self._active is not process:
                 self._active.begin()
+        if not process.stopping:
+            who = "the engine" if was_active else "the standby engine"
+            replaced = was_active and process is not self._active
+            then = ": the standby goes on, and another one is started" if replaced else " and is started again"
+            self._tell_parent(False, f"{who} ended unexpectedly ({how}){then}")
         await self._reap(worker)
 
     async def _reap(self, worker: str) -> None:

@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from headrace.architectures import paged_architecture
+from headrace.capabilities import runs_paged
 from headrace.cli import batch, jobs, keys
 from headrace.cli import chat as chat_command
 from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
 from headrace.errors import HeadraceError
 from headrace.keys import reaches_others, read_keys
-from headrace.model_folder import ModelFolder, find_source
+from headrace.model_folder import ModelFolder, find_source, read_config
 from headrace.settings import load_settings
 from headrace.supervise import stop_with_parent
 
@@ -76,6 +78,8 @@ def up(
         source = find_source(settings.model)
         if source.is_dir():
             ModelFolder.read(source, max_context=settings.max_context)
+            if runs_paged(settings.engine):
+                paged_architecture(read_config(source), source / "config.json")
         if redis_url is not None:
             check_url(redis_url, "--redis-url (HEADRACE_REDIS_URL)")
         if settings.rq_url is not None:

@@ -7,17 +7,17 @@
     ├── python -m workers    └── its engine process
     └── python -m producer_api
 
-Any child that dies is started again; the console and `logs/tree.log` say how it ended. On SIGTERM or Ctrl-C they stop from the outside in:
-the API first, so nothing new is accepted; then the worker, which gives back what it runs; then the clerk, which writes down what the worker
-has finished; the store last, when nobody writes any more.
+Any child that dies is started again, and so is an engine or a Valkey that hangs; the console and `logs/tree.log` say how it ended, and when
+it is well again. On SIGTERM or Ctrl-C they stop from the outside in: the API first, so nothing new is accepted; then the worker, which
+gives back what it runs; then the clerk, which writes down what the worker has finished; the store last, when nobody writes any more.
 """
 
 import asyncio
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,20 @@ import httpx
 from rich.console import Console
 
 from headrace.cli.events import Events
-from headrace.embedded import EmbeddedValkey
+from headrace.cli.living_valkey import living_valkey
 from headrace.errors import HeadraceError
 from headrace.lifecycle import on_stop_signal
-from headrace.supervise import Supervised, ending
+from headrace.supervise import STEADY_S, Supervised, ending
+from headrace.tidings import Ear
 
 STILL_STARTING_S = 15.0
 """A large model takes minutes to convert or load, and a store may never answer: say so now and then, and wait on."""
 READY_POLL_S = 0.1
 CONVERTING = "the model is being converted, once (the demo model takes about half a minute)"
-STORE_WATCH_S = 0.1
-STORE_RETRY_S = 2.0
+WORKERS = "workers"
 
 #: Stopped in this order; seconds each may take.
-STOP_ORDER = (("producer_api", 12.0), ("workers", 12.0), ("scheduler.batches", 12.0), ("scheduler", 5.0))
+STOP_ORDER = (("producer_api", 12.0), (WORKERS, 12.0), ("scheduler.batches", 12.0), ("scheduler", 5.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ class Plan:
     def logs(self) -> Path:
         return self.data_dir / "logs"
 
+    def log_of(self, package: str) -> Path:
+        return self.logs / f"{package}.log"
+
 
 async def up(plan: Plan, console: Console) -> None:
     """Run the tree until SIGTERM or SIGINT. Raises HeadraceError if it cannot start or a child cannot run with its configuration."""
@@ -79,7 +82,8 @@ async def up(plan: Plan, console: Console) -> None:
             redis_url = await stack.enter_async_context(living_valkey(plan.data_dir / "valkey", events))
         # Only now: a store that loads a large file may be interrupted, and dies with this process.
         on_stop_signal(stop.set)
-        children = _children(plan, redis_url, events)
+        ear = stack.enter_context(closing(_ear(plan, events)))
+        children = _children(plan, redis_url, events, ear)
         runs = [asyncio.ensure_future(child.run()) for child in children.values()]
         try:
             await _first_of(stop, [asyncio.ensure_future(_announce(plan, console)), *runs])
@@ -100,7 +104,19 @@ def ensure_port_free(host: str, port: int) -> None:
             raise HeadraceError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port") from None
 
 
-def _children(plan: Plan, redis_url: str, events: Events) -> dict[str, Supervised]:
+def _ear(plan: Plan, events: Events) -> Ear:
+    """For what the worker tells of its engine, a process that nobody else sees. Nothing to tell of a first start that goes well."""
+
+    def heard(well: bool, line: str) -> None:
+        if not well:
+            events.tell(f"{line}; see {plan.log_of(WORKERS)}", style="yellow")
+        elif events.any_told:
+            events.tell(line, style="green")
+
+    return Ear(heard)
+
+
+def _children(plan: Plan, redis_url: str, events: Events, ear: Ear) -> dict[str, Supervised]:
     env = {
         **plan.environ,
         "HEADRACE_REDIS_URL": redis_url,
@@ -109,59 +125,24 @@ def _children(plan: Plan, redis_url: str, events: Events) -> dict[str, Supervise
         "HEADRACE_FILES_DIR": plan.environ.get("HEADRACE_FILES_DIR") or str(plan.data_dir / "files"),
         "PYTHONUNBUFFERED": "1",
     }
-    return {package: _child(package, env, plan.logs / f"{package}.log", events) for package, _ in STOP_ORDER}
+    ears = {WORKERS: ear}
+    return {package: _child(package, env, plan.log_of(package), events, ears.get(package)) for package, _ in STOP_ORDER}
 
 
-def _child(package: str, env: Mapping[str, str], log: Path, events: Events) -> Supervised:
-    async def say(_start: int, code: int) -> None:
+def _child(package: str, env: Mapping[str, str], log: Path, events: Events, ear: Ear | None) -> Supervised:
+    async def died(_start: int, code: int) -> None:
         if not child.stopping:
             events.tell(f"{package} ended unexpectedly ({ending(code)}) and is started again; see {log}", style="yellow")
 
-    child = Supervised(package, _command(package), env=env, log=log, on_death=say)
+    def steady(start: int) -> None:
+        if start and not child.stopping:
+            events.tell(f"{package} runs again, for {STEADY_S:.0f} s now", style="green")
+
+    tell = () if ear is None else ("--tell", str(ear.fd))
+    command = [sys.executable, "-m", package, "--supervised", *tell]
+    pass_fds = () if ear is None else (ear.fd,)
+    child = Supervised(package, lambda _start: command, env=env, log=log, on_death=died, on_steady=steady, pass_fds=pass_fds)
     return child
-
-
-def _command(package: str) -> Callable[[int], list[str]]:
-    return lambda _start: [sys.executable, "-m", package, "--supervised"]
-
-
-@asynccontextmanager
-async def living_valkey(folder: Path, events: Events) -> AsyncIterator[str]:
-    """An embedded Valkey that is started again, on the same folder and address, whenever it dies."""
-    server = EmbeddedValkey(folder)
-    await asyncio.to_thread(server.start)
-    watch = asyncio.ensure_future(_keep_alive(server, events))
-    try:
-        yield server.url
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-        await asyncio.to_thread(server.stop)
-
-
-async def _keep_alive(server: EmbeddedValkey, events: Events) -> None:
-    while True:
-        await asyncio.sleep(STORE_WATCH_S)
-        if (code := server.process.poll()) is not None:
-            words = server.last_words()
-            last = f"{server.log} ends with: {words}" if words else f"see {server.log}"
-            events.tell(f"Valkey ended unexpectedly ({ending(code)}) and is started again; {last}", style="yellow")
-            await _revive(server, events)
-            events.tell("Valkey answers again", style="green")
-
-
-async def _revive(server: EmbeddedValkey, events: Events) -> None:
-    """A start that fails (a full disk, say) is tried again for as long as the tree lives: everything else waits for the store too."""
-    told = False
-    while True:
-        try:
-            await asyncio.to_thread(server.start)
-            return
-        except (HeadraceError, OSError) as error:
-            if not told:
-                events.tell(f"Valkey cannot be started again yet: {error}", style="red")
-            told = True
-            await asyncio.sleep(STORE_RETRY_S)
 
 
 async def _announce(plan: Plan, console: Console) -> None:

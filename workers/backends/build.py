@@ -1,11 +1,10 @@
 """From settings to an engine: the composition root of what generates. Each adapter is imported only where it is chosen."""
 
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from headrace.capabilities import AUTO, CAPABILITIES
+from headrace.capabilities import AUTO, CAPABILITIES, has_vllm
 from headrace.errors import SettingsError
 from headrace.model_folder import ModelFolder
 from headrace.settings import Settings
@@ -23,7 +22,7 @@ def build_engine(settings: Settings) -> Engine:
     """Loads the model, but for engines that do so when they are warmed up. Raises ModelUnavailable, SettingsError."""
     path = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
     folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
-    name = choose_engine(settings.engine, vllm=_has_vllm(), cuda=lambda: _has_cuda(settings.device))
+    name = choose_engine(settings.engine, vllm=has_vllm(), cuda=lambda: _has_cuda(settings.device))
     logger.info("the engine is %s", name)
     return _BUILDERS[name](Order(name, settings, folder))
 
@@ -134,10 +133,6 @@ _BUILDERS: Mapping[str, Callable[[Order], Engine]] = {
     "vllm": _vllm,
     "openai": _openai,
 }
-
-
-def _has_vllm() -> bool:
-    return importlib.util.find_spec("vllm") is not None
 
 
 def _has_cuda(device: str) -> bool:

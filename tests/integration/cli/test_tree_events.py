@@ -1,10 +1,12 @@
 """What a tree says when its embedded store dies, on a real server."""
 
+import asyncio
 import errno
 import io
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from headrace.cli.events import Events
-from headrace.cli.up import living_valkey
+from headrace.cli.living_valkey import living_valkey
 from headrace.embedded import EmbeddedValkey, find_binary
 from headrace.testing.eventually import eventually
 
@@ -46,8 +48,12 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def pid_of(folder: Path) -> int:
+    return int((folder / "lock").read_text().split()[0])
+
+
 def kill(folder: Path) -> None:
-    os.kill(int((folder / "lock").read_text().split()[0]), signal.SIGKILL)
+    os.kill(pid_of(folder), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -65,10 +71,49 @@ async def test_a_killed_store_is_told_with_its_signal_and_its_return(tmp_path_fa
     assert room.shown.getvalue().splitlines() == [died, back]
 
 
+async def test_a_store_that_hangs_is_killed_and_loses_nothing(
+    tmp_path_factory: pytest.TempPathFactory, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.cli.living_valkey.PING_S", 0.2)
+    monkeypatch.setattr("headrace.cli.living_valkey.HANGS_S", 2.0)
+    folder = tmp_path_factory.mktemp("v")
+    async with living_valkey(folder, room.events) as url:
+        with Redis.from_url(url) as store:
+            store.set("acknowledged", 1)
+        hung = pid_of(folder)
+        os.kill(hung, signal.SIGSTOP)
+        stopped = time.monotonic()
+        died, back = await room.told("answers again")
+        assert time.monotonic() - stopped > 1.5
+        with Redis.from_url(url) as store:
+            assert store.get("acknowledged") == b"1"
+        assert pid_of(folder) != hung
+        with pytest.raises(ProcessLookupError):
+            os.kill(hung, 0)
+    assert died == f"Valkey has not answered for 2 s: it is killed and started again; see {folder / 'valkey.log'}"
+    assert back == "Valkey answers again"
+
+
+async def test_a_store_that_only_pauses_is_left_alone(
+    tmp_path_factory: pytest.TempPathFactory, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.cli.living_valkey.PING_S", 0.1)
+    folder = tmp_path_factory.mktemp("v")
+    async with living_valkey(folder, room.events) as url:
+        paused = pid_of(folder)
+        os.kill(paused, signal.SIGSTOP)
+        await asyncio.sleep(1.0)  # several pings go unanswered
+        os.kill(paused, signal.SIGCONT)
+        with Redis.from_url(url) as store:
+            assert store.ping()
+        assert pid_of(folder) == paused
+    assert not room.log.exists()
+
+
 async def test_a_start_that_fails_again_and_again_is_told_once(
     tmp_path_factory: pytest.TempPathFactory, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.cli.up.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("headrace.cli.living_valkey.STORE_RETRY_S", 0.01)
     folder = tmp_path_factory.mktemp("v")
     failures = 0
     start = EmbeddedValkey.start

@@ -1,9 +1,11 @@
 """`headrace up` refuses what its processes would, before it makes a folder or starts one."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from headrace.testing.tiny_model import make_model
 from tests.integration.cli.command import Headrace
 
 
@@ -27,4 +29,18 @@ async def test_a_model_folder_that_no_process_could_use(headrace: Headrace, tmp_
         (model / name).write_text(text)
     told = await headrace("up", "--model", str(model))
     assert (told.code, said in told.stderr) == (1, True)
+    assert list(headrace.folder.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("engine", ["auto", "paged"])
+async def test_a_model_that_the_engine_does_not_run(headrace: Headrace, tmp_path: Path, engine: str) -> None:
+    make_model(model := tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["MixtralForCausalLM"]}))
+    headrace.environ["HEADRACE_ENGINE"] = engine
+    told = await headrace("up", "--model", str(model))
+    assert told.code == 1
+    said = " ".join(told.stderr.split())
+    assert "architecture 'MixtralForCausalLM' is not supported; supported: Gemma3ForCausalLM, " in said
+    assert "HEADRACE_ENGINE=transformers serves other models" in said
     assert list(headrace.folder.iterdir()) == [model]

@@ -67,11 +67,15 @@ def faulty(name: str, pulse_fd: int) -> Sequence[str]:
 
 
 @asynccontextmanager
-async def supervised(queue: RedisQueue, patience: Patience, standbys: int = 0) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    running = asyncio.ensure_future(Supervisor("test", queue, standbys=standbys, patience=patience, command=faulty).run(stop))
+async def supervised(queue: RedisQueue, patience: Patience, standbys: int = 0) -> AsyncIterator[list[str]]:
+    """Gives what the supervisor tells its parent."""
+    stop, told = asyncio.Event(), list[str]()
+    supervisor = Supervisor(
+        "test", queue, standbys=standbys, patience=patience, command=faulty, tell=lambda well, line: told.append(f"{'+-'[not well]}{line}")
+    )
+    running = asyncio.ensure_future(supervisor.run(stop))
     try:
-        yield
+        yield told
     finally:
         stop.set()
         await running
@@ -153,11 +157,14 @@ async def test_an_engine_killed_before_its_first_token_leaves_a_job_that_starts_
 @pytest.mark.parametrize("fault", [HANG_ONCE, FREEZE_ONCE], ids=["in a call", "with the interpreter's lock"])
 async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(queue: RedisQueue, fault: int, caplog: pytest.LogCaptureFixture) -> None:
     request, other = await submit(queue, fault=fault), await submit(queue)
-    async with supervised(queue, HASTY):
+    async with supervised(queue, HASTY) as told:
         began = time.monotonic()
         for one in (request, other):
             assert (await until_ended(queue, one)).state is State.DONE
             await check_whole(queue, one)
+        await eventually(lambda: as_told(told, 3), pause=0.02)
+    assert told[0] == told[2] == "+the engine takes work"
+    assert told[1].startswith("-the engine ended unexpectedly (SIGKILL, as it stood still for ")
     assert time.monotonic() - began > HASTY.step
     [killed] = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
     assert "hangs and is killed: it stood still for " in killed
@@ -189,6 +196,10 @@ async def test_an_engine_that_is_stopped_for_a_moment_lives_on(queue: RedisQueue
         assert engines() == {pid}
 
 
+async def as_told(told: list[str], lines: int) -> bool:
+    return len(told) >= lines
+
+
 async def both_ready(queue: RedisQueue) -> tuple[int, int]:
     """Pids of the active and of the standby."""
 
@@ -204,15 +215,22 @@ async def both_ready(queue: RedisQueue) -> tuple[int, int]:
 
 async def test_a_standby_goes_on_when_the_active_one_is_killed(queue: RedisQueue) -> None:
     request = await submit(queue, max_tokens=1_500)
-    async with supervised(queue, PATIENT, standbys=1):
+    async with supervised(queue, PATIENT, standbys=1) as told:
         await until_committed(queue, request)
         active, standby = await both_ready(queue)
+        await eventually(lambda: as_told(told, 2), pause=0.02)
         os.kill(active, signal.SIGKILL)
         job = await until_ended(queue, request)
         assert (job.state, job.epoch) == (State.DONE, 3)
         next_active, next_standby = await both_ready(queue)
         assert next_active == standby
         assert next_standby not in (active, standby)
+        await eventually(lambda: as_told(told, 4), pause=0.02)
+        assert sorted(told[:2]) == ["+a standby engine is ready", "+the engine takes work"]
+        assert told[2:] == [
+            "-the engine ended unexpectedly (SIGKILL): the standby goes on, and another one is started",
+            "+a standby engine is ready",
+        ]
         # And once more: the new standby is one too.
         os.kill(next_active, signal.SIGKILL)
         assert (await until_ended(queue, await submit(queue))).state is State.DONE

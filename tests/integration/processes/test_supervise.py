@@ -57,6 +57,23 @@ async def test_a_killed_child_is_started_again_and_its_death_reported(tmp_path: 
             os.kill(pid, 0)
 
 
+async def test_it_is_steady_once_it_has_lived_long_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.supervise.STEADY_S", 1.0)
+    file, steady = tmp_path / "pids", list[int]()
+    short_then_long = "time.sleep(60 if os.path.getsize(sys.argv[1]) > 20 else 0)"  # the first lives leave a pid each
+    supervised = Supervised("sleeper", lambda _: child(ANNOUNCE + short_then_long, file), on_steady=steady.append)
+    running = asyncio.ensure_future(supervised.run())
+
+    async def told() -> list[int]:
+        return steady
+
+    await eventually(told, pause=0.01)
+    await supervised.stop(grace=5)
+    await running
+    assert steady == [supervised.restarts]
+    assert supervised.restarts > 0
+
+
 async def test_a_child_that_ends_by_itself_is_reported_and_started_again(tmp_path: Path) -> None:
     """However cleanly: somebody counted on it."""
     file, starts, deaths = tmp_path / "pids", list[int](), list[int]()

@@ -31,7 +31,11 @@ async def test_only_a_death_that_was_not_ordered_is_one(ordered: bool, caplog: p
     caplog.set_level(logging.INFO)
     stop = asyncio.Event()
     patience = Patience(start=600.0, step=600.0)
-    running = asyncio.ensure_future(Supervisor("w", MemoryQueue(), standbys=0, patience=patience, command=waits).run(stop))
+    tidings: list[tuple[bool, str]] = []
+    supervisor = Supervisor(
+        "w", MemoryQueue(), standbys=0, patience=patience, command=waits, tell=lambda well, line: tidings.append((well, line))
+    )
+    running = asyncio.ensure_future(supervisor.run(stop))
     first = await eventually(engine, pause=0.01)
     assert first is not None
     if not ordered:
@@ -45,4 +49,5 @@ async def test_only_a_death_that_was_not_ordered_is_one(ordered: bool, caplog: p
     await running
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warned) == (not ordered)
+    assert tidings == ([] if ordered else [(False, "the engine ended unexpectedly (SIGTERM) and is started again")])
     assert any("was told to stop" in record.getMessage() for record in caplog.records) or not ordered

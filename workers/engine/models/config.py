@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.architectures import paged_architecture, unsupported
 from headrace.errors import ModelUnavailable
 
 
@@ -20,6 +21,10 @@ class Config:
             raise ModelUnavailable(f"cannot read {self._file}: {error}") from error
         if not isinstance(self._fields, dict):
             raise ModelUnavailable(f"{self._file} must hold a JSON object")
+
+    def architecture(self) -> str:
+        """One that the paged engine runs. Raises ModelUnavailable, naming what it does."""
+        return paged_architecture(self._fields, self._file)
 
     def get(self, key: str, default: Any = None) -> Any:
         """What is there, null included; `default` where nothing is."""
@@ -68,8 +73,7 @@ class Config:
             )
 
     def unsupported(self, what: str, *supported: str) -> ModelUnavailable:
-        choice = f"; supported: {', '.join(supported)}" if supported else ""
-        return ModelUnavailable(f"{self._file}: {what} is not supported{choice}. HEADRACE_ENGINE=transformers serves other models")
+        return unsupported(self._file, what, *supported)
 
     def _value(self, key: str, default: Any) -> Any:
         value = self._fields.get(key)

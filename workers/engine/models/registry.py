@@ -15,13 +15,10 @@ ARCHITECTURES: Mapping[str, Callable[[Config], Shape]] = {
     "Qwen3ForCausalLM": qwen3.read_shape,
     "SmolLM3ForCausalLM": smollm3.read_shape,
 }
-"""By the first of `architectures` in config.json."""
+"""By the first of `architectures` in config.json: those of headrace/architectures.py."""
 
 
 def read_shape(folder: Path) -> Shape:
     """The shape of the model in `folder`. Raises ModelUnavailable for one that is not supported, naming what is."""
     config = Config(folder)
-    architecture = (config.get("architectures") or [None])[0]
-    if architecture not in ARCHITECTURES:
-        raise config.unsupported(f"architecture {architecture!r}", *ARCHITECTURES)
-    return ARCHITECTURES[architecture](config)
+    return ARCHITECTURES[config.architecture()](config)
