@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 
 from headrace.cli.events import Events
-from headrace.cli.up import living_valkey
+from headrace.cli.living_valkey import living_valkey
 from headrace.errors import QueueUnavailable
 from headrace.ids import new_job_id
 from headrace.model_folder import default_name

@@ -174,6 +174,8 @@ async def walk_through(queue: RedisQueue) -> None:
     assert await queue.states([one, three]) == [State.DONE, None]
     await queue.ping()
     assert await queue.workers() == []
+    await queue.end_round()
+    assert await queue.swept_ms_ago() is not None
     assert len(await queue.read_log("alice", one, START, 10)) == 2
 
     async def all_purged() -> bool:
