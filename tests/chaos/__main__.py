@@ -18,7 +18,7 @@ def parse() -> tuple[Settings, bool]:
     """Of the command line: the run, and whether its folder stays."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of everything: requests, clients' moves, faults")
-    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--requests", type=int, default=20_000, help="lines of batches among them")
     parser.add_argument("--at-once", type=int, default=64, help="clients at a time")
     parser.add_argument(
         "--older",
@@ -28,7 +28,7 @@ def parse() -> tuple[Settings, bool]:
     parser.add_argument("--patience", type=float, default=600.0, help="seconds a request may stand still before its client gives up")
     parser.add_argument("--keep", action="store_true", help="keep the store's file and all logs though nothing was violated")
     given = parser.parse_args()
-    settings = Settings(seed=given.seed, orders=given.requests, at_once=given.at_once, older=given.older, patience_s=given.patience)
+    settings = Settings(seed=given.seed, requests=given.requests, at_once=given.at_once, older=given.older, patience_s=given.patience)
     return settings, given.keep
 
 
@@ -40,7 +40,7 @@ def main() -> int:
     def say(what: str) -> None:
         console.print(what, highlight=False, soft_wrap=True)
 
-    say(f"seed {settings.seed}, {settings.orders:,} requests, {settings.at_once} at a time; logs in {folder}")
+    say(f"seed {settings.seed}, {settings.requests:,} requests, {settings.at_once} at a time; logs in {folder}")
     try:
         result = asyncio.run(run(settings, folder, say))
     except KeyboardInterrupt:

@@ -1,17 +1,15 @@
 """One client, which carries out one order and writes down everything it was told."""
 
 import asyncio
-import contextlib
 import random
 import time
 from typing import Any
 
-import httpx
-
+from tests.chaos.caller import Caller
 from tests.chaos.history import LIVE, Record
 from tests.chaos.orders import Kind, Order
 from tests.chaos.reader import Reader
-from tests.chaos.replicas import GaveUp, Replicas, bare_id, speaks_for
+from tests.chaos.replicas import GaveUp, Replicas, bare_id
 
 POLL_FIRST_S, POLL_LONGEST_S = 0.2, 1.0
 REPEATS = 4
@@ -27,6 +25,7 @@ class Client:
         self._replicas = replicas
         self._order = order
         self._patience_s = patience_s
+        self._caller = Caller(replicas, order, self.record, patience_s)
         self._rng = random.Random(order.seed)
 
     async def run(self) -> Record:
@@ -78,19 +77,19 @@ class Client:
             await asyncio.gather(*(self._reader().read() for _ in range(2)))
 
     async def _submit(self) -> str:
-        answer = await self._call("POST", "/v1/jobs", self._body)
+        answer = await self._post("/v1/jobs")
         job_id = self._named(answer["id"])
         await self._peep(job_id)
         return job_id
 
     async def _whole(self) -> None:
-        answer = await self._call("POST", "/v1/chat/completions", self._body)
+        answer = await self._post("/v1/chat/completions")
         self._named(answer["id"])
         self.record.state = "done"
         self.record.text = answer["choices"][0]["message"]["content"]
 
     async def _cancel(self, job_id: str) -> None:
-        answer = await self._call("POST", f"/v1/jobs/{job_id}/cancel")
+        answer = (await self._caller.call("POST", f"/v1/jobs/{job_id}/cancel")).json()
         self.record.cancels.append(answer["status"])
         self._named(answer["id"])
 
@@ -99,47 +98,24 @@ class Client:
         if self._rng.random() >= PEEPS:
             return
         method, path = self._rng.choice((("GET", ""), ("GET", "/events"), ("POST", "/cancel")))
-        with contextlib.suppress(httpx.TransportError):  # it may try another time
-            headers = speaks_for(self._order.stranger)
-            async with self._replicas.next().stream(method, f"/v1/jobs/{job_id}{path}", headers=headers) as response:
-                self.record.strangers.append(response.status_code)
+        await self._caller.peep(method, f"/v1/jobs/{job_id}{path}")
 
     async def _await_end(self, job_id: str) -> None:
         pause_s, began = POLL_FIRST_S, time.monotonic()
         while time.monotonic() - began < self._patience_s:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, POLL_LONGEST_S)
-            job = await self._call("GET", f"/v1/jobs/{job_id}")
+            job = (await self._caller.call("GET", f"/v1/jobs/{job_id}")).json()
             if job["status"] not in LIVE:
                 self.record.state, self.record.text = job["status"], job["output_text"]
                 return
         raise GaveUp(f"job {job_id} has not ended within {self._patience_s:.0f} s")
 
-    @property
-    def _body(self) -> dict[str, Any]:
-        return {"model": self._replicas.model, "messages": self._order.messages, "max_tokens": len(self._order.tokens)}
+    async def _post(self, path: str) -> Any:
+        body = {"model": self._replicas.model, "messages": self._order.messages, "max_tokens": len(self._order.tokens)}
+        return (await self._caller.call("POST", path, key=self._order.key, json=body)).json()
 
     def _named(self, answer_id: str) -> str:
         job_id = bare_id(answer_id)
         self.record.job_ids.append(job_id)
         return job_id
-
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Repeated until it is answered; the key makes that safe. Raises GaveUp, at once if it was refused for good."""
-        began = time.monotonic()
-        while time.monotonic() - began < self._patience_s:
-            pause_s = self._replicas.pause_s
-            try:
-                headers = speaks_for(self._order.tenant) | ({"idempotency-key": self._order.key} if body else {})
-                response = await self._replicas.next().request(method, path, json=body, headers=headers)
-            except httpx.TransportError:
-                pass
-            else:
-                self.record.statuses.append(response.status_code)
-                if response.is_success:
-                    return response.json()
-                if response.status_code not in (429, 503):
-                    raise GaveUp(f"{method} {path} was answered with {response.status_code}: {response.text[:200]}")
-                pause_s = self._replicas.told_to_wait(response)
-            await asyncio.sleep(pause_s)
-        raise GaveUp(f"{method} {path} was not answered for {self._patience_s:.0f} s")

@@ -1,4 +1,4 @@
-"""The processes of a run: two APIs, three workers, two schedulers and a Valkey, each with a wire of its own to the store."""
+"""The processes of a run: two APIs, three workers, two schedulers, two clerks and a Valkey, each with a wire of its own to the store."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ from tests.chaos.versions import CLOCK_OFFSET, Version
 from tests.chaos.wires import Wires, wires_to
 from tests.chaos.worker import POISON
 
-SIZES = {Target.API: 2, Target.WORKER: 3, Target.SCHEDULER: 2}
+SIZES = {Target.API: 2, Target.WORKER: 3, Target.SCHEDULER: 2, Target.CLERK: 2}
 READY_S = 60.0
 GRACE_S = 120.0
 """Of viewers: what faults and clocks that run ahead may take of it leaves enough for whoever comes back."""
@@ -41,6 +41,7 @@ SETTINGS = {
 COMMANDS = {
     Target.API: ("-m", "producer_api", "--supervised"),
     Target.SCHEDULER: ("-m", "scheduler", "--supervised"),
+    Target.CLERK: ("-m", "scheduler.batches", "--supervised"),
     Target.WORKER: (str(Path(__file__).with_name("worker.py")),),
 }
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tests.chaos.batch_history import BatchRecord
 from tests.chaos.orders import Order
 
 
@@ -114,7 +115,7 @@ class Entry:
 class StoredJob:
     id: str
     key: str
-    """Its Idempotency-Key."""
+    """Its Idempotency-Key; a batch's line has none."""
     tenant: str
     state: str
     reason: str
@@ -133,7 +134,10 @@ class Store:
     """What must be back at zero by then, by name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class History:
     records: list[Record]
     store: Store
+    batches: list[BatchRecord] = field(default_factory=list)
+    batch_ids: frozenset[str] = frozenset()
+    """Of all batches that the API lists at the end."""

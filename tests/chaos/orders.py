@@ -101,6 +101,10 @@ def conversation(content: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": content}]
 
 
+def random_words(rng: random.Random) -> str:
+    return " ".join(rng.choices(words(), k=rng.randint(3, 12)))
+
+
 def make_orders(seed: int, count: int, encode: Encode) -> list[Order]:
     """`count` orders; one in ORDERS_PER_POISON is poison, one at least, and none among the last: quarantine takes its time. The very last
     ones linger."""
@@ -117,7 +121,7 @@ def _longest(kind: Kind) -> int:
 
 
 def _order(number: int, kind: Kind, length: int, rng: random.Random, encode: Encode) -> Order:
-    content = " ".join(rng.choices(words(), k=rng.randint(3, 12)))
+    content = random_words(rng)
     if kind is Kind.POISON:
         content = f"{POISON} {content}"
     tokens = answer_to(encode(conversation(content)), length)

@@ -16,6 +16,7 @@ class Target(StrEnum):
     API = "api"
     WORKER = "worker"
     SCHEDULER = "scheduler"
+    CLERK = "clerk"
     STORE = "store"
     ALL = "all"
 
@@ -26,11 +27,13 @@ class Fault(StrEnum):
     KILL_SUPERVISOR = "kill -9 supervisor"
     KILL_HOST = "kill -9 engine and supervisor"
     KILL_SCHEDULER = "kill -9 scheduler"
+    KILL_CLERK = "kill -9 clerk"
     KILL_STORE = "kill -9 Valkey"
     KILL_ALL = "kill -9 everything"
     ZOMBIE = "engine stopped for three leases"
     HANG = "engine stopped for ever"
     FREEZE_API = "API stopped for a while"
+    FREEZE_CLERK = "clerk stopped for longer than its lease"
     DELAY = "wire: late"
     DROP = "wire: replies lost"
     SILENCE = "wire: half-open"
@@ -42,7 +45,7 @@ class Fault(StrEnum):
     ROLL_NEW = "rolling restart into this code"
 
 
-WIRE = (Target.API, Target.WORKER, Target.WORKER, Target.SCHEDULER)
+WIRE = (Target.API, Target.WORKER, Target.WORKER, Target.SCHEDULER, Target.CLERK)
 
 TARGETS: dict[Fault, tuple[Target, ...]] = {
     Fault.KILL_API: (Target.API,),
@@ -50,11 +53,13 @@ TARGETS: dict[Fault, tuple[Target, ...]] = {
     Fault.KILL_SUPERVISOR: (Target.WORKER,),
     Fault.KILL_HOST: (Target.WORKER,),
     Fault.KILL_SCHEDULER: (Target.SCHEDULER,),
+    Fault.KILL_CLERK: (Target.CLERK,),
     Fault.KILL_STORE: (Target.STORE,),
     Fault.KILL_ALL: (Target.ALL,),
     Fault.ZOMBIE: (Target.WORKER,),
     Fault.HANG: (Target.WORKER,),
     Fault.FREEZE_API: (Target.API,),
+    Fault.FREEZE_CLERK: (Target.CLERK,),
     Fault.DELAY: WIRE,
     Fault.DROP: WIRE,
     Fault.SILENCE: WIRE,
@@ -68,7 +73,7 @@ TARGETS: dict[Fault, tuple[Target, ...]] = {
 
 OFTEN = (
     *[Fault.KILL_ENGINE, Fault.KILL_API, Fault.ZOMBIE] * 2,
-    *(Fault.KILL_SUPERVISOR, Fault.KILL_HOST, Fault.KILL_STORE, Fault.SILENCE, Fault.DROP, Fault.RESET),
+    *(Fault.KILL_SUPERVISOR, Fault.KILL_HOST, Fault.KILL_CLERK, Fault.KILL_STORE, Fault.SILENCE, Fault.DROP, Fault.RESET),
 )
 """What a round has beyond one of each."""
 
@@ -76,6 +81,7 @@ LASTS_S: dict[Fault, tuple[float, float]] = {
     Fault.KILL_STORE: (0.0, 1.5),
     Fault.ZOMBIE: (4.5, 6.0),
     Fault.FREEZE_API: (1.0, 4.0),
+    Fault.FREEZE_CLERK: (5.5, 8.0),
     Fault.DELAY: (1.0, 4.0),
     Fault.DROP: (0.3, 1.5),
     Fault.SILENCE: (0.5, 6.0),
@@ -84,7 +90,7 @@ LASTS_S: dict[Fault, tuple[float, float]] = {
     Fault.CLOCK_AHEAD: (2.0, 12.0),
     Fault.CLOCK_BACK: (1.0, 5.0),
 }
-"""Seconds: how long it lasts, or how far a clock jumps. A lease is 1.5 s; a viewer has 120 to come back."""
+"""Seconds: how long it lasts, or how far a clock jumps. A lease is 1.5 s, a clerk's 5; a viewer has 120 to come back."""
 
 
 @dataclass(frozen=True, slots=True)

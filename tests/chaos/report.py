@@ -6,9 +6,10 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from tests.chaos.checker import Wrong
+from tests.chaos.batch_checker import tally
 from tests.chaos.plan import Fault
 from tests.chaos.run import Result
+from tests.chaos.wrong import Wrong
 
 SHOWN = 40
 """Violations that are printed; all of them are in the folder."""
@@ -24,6 +25,7 @@ def print_report(result: Result, console: Console) -> None:
         f"({len(jobs) / result.took_s:.0f} jobs a second)",
         highlight=False,
     )
+    console.print(_batches(result), highlight=False)
     for role, drains in result.drains.items():
         if drains:
             console.print(
@@ -31,6 +33,17 @@ def print_report(result: Result, console: Console) -> None:
             )
     for violation in result.violations[:SHOWN]:
         console.print(str(violation), style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _batches(result: Result) -> str:
+    batches = result.history.batches
+    lines, lost, doubled, wrong, disordered = tally(result.history)
+    ends = Counter(record.end.status for record in batches if record.end is not None)
+    answered = sum(len(record.output) for record in batches)
+    return (
+        f"{len(batches)} batches ({', '.join(f'{count} {status}' for status, count in ends.most_common())}) of {lines:,} lines, "
+        f"{answered:,} answered: {lost} lost, {doubled} doubled, {wrong} wrong, {disordered} out of order"
+    )
 
 
 def _verdict(result: Result) -> Table:

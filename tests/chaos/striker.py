@@ -73,13 +73,13 @@ class Striker:
     async def _strike_one(self, strike: Strike) -> bool:
         member = self._fleet.pick(strike.target, strike.index)
         match strike.fault:
-            case Fault.KILL_API | Fault.KILL_SCHEDULER | Fault.KILL_SUPERVISOR:
+            case Fault.KILL_API | Fault.KILL_SCHEDULER | Fault.KILL_CLERK | Fault.KILL_SUPERVISOR:
                 return member.signal(signal.SIGKILL)
             case Fault.KILL_HOST:
                 return _kill_host(member)
             case Fault.KILL_ENGINE | Fault.ZOMBIE | Fault.HANG:
                 return await self._strike_engine(strike, member)
-            case Fault.FREEZE_API:
+            case Fault.FREEZE_API | Fault.FREEZE_CLERK:
                 return await _stop_for(strike.lasts_s, member.signal)
             case _:
                 if not member.lives:

@@ -10,16 +10,19 @@ from tests.chaos.run import Settings, run
 from tests.chaos.versions import ROOT
 
 SEED = 7
-ORDERS = 300
+REQUESTS = 300
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="older code to roll into comes from the repository; these files are not in one")
 async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:
-    settings = Settings(seed=SEED, orders=ORDERS, at_once=32, older=None, patience_s=90.0)
+    settings = Settings(seed=SEED, requests=REQUESTS, at_once=32, older=None, patience_s=90.0)
     result = await run(settings, tmp_path, say=lambda _: None)
     assert result.violations == []
     assert {struck.strike.fault for struck in result.struck} == set(Fault)
-    assert len(result.history.store.jobs) == ORDERS
+    lines = [line for record in result.history.batches for line in record.order.lines]
+    assert len(result.history.records) + len(lines) == REQUESTS
+    assert {record.end.status for record in result.history.batches if record.end} == {"completed", "cancelled", "failed"}
+    assert any(line.poisonous for line in lines)
     assert {record.order.kind for record in result.history.records} == set(Kind)
     assert 404 in {status for record in result.history.records for status in record.strangers}
     ends = {(job.state, job.reason) for job in result.history.store.jobs.values()}

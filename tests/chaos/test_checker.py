@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checker import Wrong, events_of, violations
+from tests.chaos.checker import events_of, violations
 from tests.chaos.history import Connection, Cut, Entry, Event, History, Mark, Record, Store, StoredJob, Stream
 from tests.chaos.orders import LINGERS, TENANTS, Kind, Order
+from tests.chaos.wrong import Wrong
 from workers.backends.scripted import text_of
 
 STREAM, JOB, POISON, CANCELLED, LEFT, LINGERING = range(6)

@@ -1,7 +1,7 @@
 """Versions of the code, laid out beside each other: what stands in the working tree, and an earlier commit of the same repository.
 
-Both get a store whose clock can be set: the library asks the server's clock in one place, and here that place adds an offset from a key.
-The older one's library also differs by a comment, so that processes of both, as in any update, load their own text over the other's.
+Both get a store whose clock can be set: each library asks the server's clock in one place, and here that place adds an offset from a key.
+The older one's libraries also differ by a comment, so that processes of both, as in any update, load their own text over the other's.
 """
 
 import shutil
@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("headrace", "producer_api", "workers", "scheduler")
 LIBRARY = Path("headrace/queues/functions.lua")
+LIBRARIES = (LIBRARY, Path("headrace/registries/functions.lua"))
 SHARED = ("headrace/queues/*.lua", "headrace/request.py")
 """What processes of two versions meet in: the functions in the store, and the record of a request."""
 CLOCK_OFFSET = "headrace:clock-offset"
@@ -77,7 +78,7 @@ def _git(*arguments: str) -> bytes:
 
 
 def _make_clock_settable(tree: Path, remark: str) -> None:
-    library = tree / LIBRARY
-    text = library.read_text()
-    assert text.count(_CLOCK) == 1
-    library.write_text(text.replace(_CLOCK, _SETTABLE) + remark)
+    for library in LIBRARIES:
+        text = (tree / library).read_text()
+        assert text.count(_CLOCK) == 1
+        (tree / library).write_text(text.replace(_CLOCK, _SETTABLE) + remark)
