@@ -10,6 +10,7 @@ from tests.chaos.batch_checker import batch_violations
 from tests.chaos.history import ENDINGS, LIVE, Connection, Cut, Event, History, Mark, Record, Store, StoredJob, Stream
 from tests.chaos.orders import Kind, Order
 from tests.chaos.wrong import CALL_STATUSES, STRANGER_STATUSES, Violation, Wrong
+from workers.backends.scripted import text_of
 
 ENDS: dict[Kind, frozenset[tuple[str, str]]] = {
     **dict.fromkeys(Kind, frozenset({("done", "length")})),
@@ -109,19 +110,36 @@ def _check_jobs(record: Record, jobs: Sequence[StoredJob]) -> Iterator[Violation
 def _check_end(order: Order, job: StoredJob) -> Iterator[Violation]:
     if job.tenant != order.tenant:
         yield Violation(Wrong.SEEN, order.key, f"ordered by {order.tenant}, stored for {job.tenant}")
-    tokens = tuple(token for entry in job.log for token in entry.tokens)
-    text = "".join(entry.text for entry in job.log)
-    if tokens != order.tokens[: len(tokens)] or not order.text.startswith(text):
-        yield Violation(Wrong.ALTERED, order.key, f"its log holds {tokens}")
-    elif job.state == "done" and (tokens, text) != (order.tokens, order.text):
-        yield Violation(Wrong.LOST, order.key, f"done with {len(tokens)} of {len(order.tokens)} tokens")
+    if any(entry.choice not in range(len(order.choices)) for entry in job.log):
+        yield Violation(Wrong.ALTERED, order.key, "its log holds a choice that nobody asked for")
+    for choice, answer in enumerate(order.choices):
+        yield from _check_choice(order.key, job, choice, answer)
     if order.poisonous:
         if job.state != "dead":
             yield Violation(Wrong.POISON_ALIVE, order.key, f"it is {job.state} ({job.reason})")
     elif job.state == "dead":
         yield Violation(Wrong.INNOCENT_DEAD, order.key, job.reason)
-    elif (job.state, job.reason) not in (LEFT_ALONE if order.lingers else ENDS[order.kind]):
+    elif (job.state, _reason(order, job)) not in (LEFT_ALONE if order.lingers else ENDS[order.kind]):
         yield Violation(Wrong.UNENDED, order.key, f"a {order.kind} order is {job.state} ({job.reason})")
+
+
+def _check_choice(who: str, job: StoredJob, choice: int, answer: tuple[int, ...]) -> Iterator[Violation]:
+    tokens = tuple(token for entry in job.log if entry.choice == choice for token in entry.tokens)
+    text = _text(job, choice)
+    if tokens != answer[: len(tokens)] or not text_of(answer).startswith(text):
+        yield Violation(Wrong.ALTERED, who, f"its log holds {tokens}")
+    elif job.state == "done" and (tokens, text) != (answer, text_of(answer)):
+        yield Violation(Wrong.LOST, who, f"done with {len(tokens)} of {len(answer)} tokens")
+
+
+def _text(job: StoredJob, choice: int) -> str:
+    return "".join(entry.text for entry in job.log if entry.choice == choice)
+
+
+def _reason(order: Order, job: StoredJob) -> str:
+    """The one reason for which all its choices have ended, or all of them."""
+    reasons = job.reason.split(",")
+    return reasons[0] if job.state == "done" and len(reasons) == len(order.choices) and len(set(reasons)) == 1 else job.reason
 
 
 # What the client saw
@@ -139,7 +157,7 @@ def _check_client(record: Record, job: StoredJob) -> Iterator[Violation]:
     for status in record.strangers:
         if status not in STRANGER_STATUSES:
             yield Violation(Wrong.SEEN, who, f"{status} for another tenant")
-    expected = events_of(job)
+    expected = events_of(job, record.order)
     for stream in record.streams:
         yield from _check_stream(record, stream, expected)
     yield from _check_told(record, job)
@@ -153,9 +171,9 @@ def _check_told(record: Record, job: StoredJob) -> Iterator[Violation]:
         if state not in LIVE and state != job.state:
             yield Violation(Wrong.UNENDED, who, f"its cancel was answered with {state}, the job is {job.state}")
     if record.text is not None:
-        yield from _compare(who, record.text, "".join(entry.text for entry in job.log))
+        yield from _compare(who, [record.text], [_text(job, 0)])
         if job.state == "done":
-            yield from _compare(who, record.text, record.order.text)
+            yield from _compare(who, [record.text, *record.more], list(map(text_of, record.order.choices)))
 
 
 def _has_its_answer(record: Record) -> bool:
@@ -165,7 +183,7 @@ def _has_its_answer(record: Record) -> bool:
     return any(stream.ended for stream in record.streams) or (record.state is not None and record.text is not None)
 
 
-def _compare(who: str, told: str, right: str) -> Iterator[Violation]:
+def _compare(who: str, told: list[str], right: list[str]) -> Iterator[Violation]:
     if told != right:
         yield Violation(Wrong.ALTERED, who, f"the answer was {told!r} and not {right!r}")
 
@@ -214,14 +232,21 @@ def _place(event_id: str) -> tuple[int, int, int]:
     return int(epoch), int(n), int(k or 0)
 
 
-def events_of(job: StoredJob) -> list[Event]:
+def events_of(job: StoredJob, order: Order) -> list[Event]:
     """The events of its stream, from the first to the last."""
-    events = [Event("0-0", Mark.ROLE)]
+    events = [Event(_event_id("0-0", choice), Mark.ROLE, choice=choice) for choice in range(len(order.choices))]
     for entry in job.log:
         if entry.end is None:
-            events.append(Event(entry.id, Mark.TEXT, entry.text))
+            events.append(Event(entry.id, Mark.TEXT, entry.text, entry.choice, entry.tokens if order.more else ()))
         elif entry.end == "done":
-            events += [Event(entry.id, Mark.FINISH, entry.reason), Event(f"{entry.id}.1", Mark.DONE)]
+            reasons = entry.reason.split(",")
+            events += [Event(_event_id(entry.id, choice), Mark.FINISH, reason, choice) for choice, reason in enumerate(reasons)]
+            events.append(Event(_event_id(entry.id, len(reasons)), Mark.DONE))
         else:
             events.append(Event(entry.id, Mark.ERROR, ERROR_CODES[entry.end]))
     return events
+
+
+def _event_id(entry_id: str, k: int) -> str:
+    """Of the event `k` that an entry makes."""
+    return f"{entry_id}.{k}" if k else entry_id

@@ -86,7 +86,8 @@ class Client:
         answer = await self._post("/v1/chat/completions")
         self._named(answer["id"])
         self.record.state = "done"
-        self.record.text = answer["choices"][0]["message"]["content"]
+        self.record.text, *more = _texts(answer)
+        self.record.more = tuple(more)
 
     async def _cancel(self, job_id: str) -> None:
         answer = (await self._caller.call("POST", f"/v1/jobs/{job_id}/cancel")).json()
@@ -108,14 +109,20 @@ class Client:
             job = (await self._caller.call("GET", f"/v1/jobs/{job_id}")).json()
             if job["status"] not in LIVE:
                 self.record.state, self.record.text = job["status"], job["output_text"]
+                self.record.more = tuple(_texts(job["result"])[1:]) if job["result"] else ()
                 return
         raise GaveUp(f"job {job_id} has not ended within {self._patience_s:.0f} s")
 
     async def _post(self, path: str) -> Any:
-        body = {"model": self._replicas.model, "messages": self._order.messages, "max_tokens": len(self._order.tokens)}
+        body = {"model": self._replicas.model, **self._order.asked}
         return (await self._caller.call("POST", path, key=self._order.key, json=body)).json()
 
     def _named(self, answer_id: str) -> str:
         job_id = bare_id(answer_id)
         self.record.job_ids.append(job_id)
         return job_id
+
+
+def _texts(answer: Any) -> list[str]:
+    """Of its choices."""
+    return [choice["message"]["content"] for choice in answer["choices"]]

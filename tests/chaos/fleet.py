@@ -21,7 +21,7 @@ from tests.chaos.plan import Target
 from tests.chaos.replicas import api_key
 from tests.chaos.versions import CLOCK_OFFSET, Version
 from tests.chaos.wires import Wires, wires_to
-from tests.chaos.worker import POISON
+from tests.chaos.worker import POISON, READS
 
 SIZES = {Target.API: 2, Target.WORKER: 3, Target.SCHEDULER: 2, Target.CLERK: 2}
 READY_S = 60.0
@@ -141,7 +141,9 @@ class Fleet:
         if role is Target.WORKER:
             environ["HEADRACE_WORKER_NAME"] = name
             environ["HEADRACE_STANDBY"] = "0" if index == 0 else "1"
-        return Member(name, role, COMMANDS[role], environ, folder / "logs" / f"{name}.log", version)
+        # One of the older workers knows no record of the second version. Only one: if they are old to the end, somebody must run those.
+        when_old = {READS: "1"} if role is Target.WORKER and index == 1 else {}
+        return Member(name, role, COMMANDS[role], environ, folder / "logs" / f"{name}.log", version, when_old)
 
 
 @asynccontextmanager

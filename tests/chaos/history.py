@@ -30,6 +30,9 @@ class Event:
     mark: Mark
     text: str = ""
     """What a text event adds, why a finish event says it ended, the code of an error."""
+    choice: int = 0
+    tokens: tuple[int, ...] = ()
+    """What a text event is made of, if that is to be told."""
 
 
 class Cut(StrEnum):
@@ -84,7 +87,7 @@ class Record:
     statuses: list[int] = field(default_factory=list)
     """Of calls that were no streams."""
     text: str | None = None
-    """The answer in one piece."""
+    """The first choice in one piece."""
     state: str | None = None
     """How the job ended, as the API told it."""
     cancels: list[str] = field(default_factory=list)
@@ -93,6 +96,8 @@ class Record:
     """Statuses another tenant got who asked for the job."""
     gave_up: str = ""
     """Why the client stopped asking, if it did not get to the end."""
+    more: tuple[str, ...] = ()
+    """The other choices of an answer that was told in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Entry:
     text: str = ""
     end: str | None = None
     reason: str = ""
+    choice: int = 0
 
     @property
     def id(self) -> str:

@@ -22,13 +22,23 @@ STOP_S = 20.0
 
 
 class Member:
-    def __init__(self, name: str, role: Target, command: Sequence[str], environ: Mapping[str, str], log: Path, version: Version) -> None:
-        """`command`: what follows the interpreter on the command line."""
+    def __init__(
+        self,
+        name: str,
+        role: Target,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        log: Path,
+        version: Version,
+        when_old: Mapping[str, str],
+    ) -> None:
+        """`command`: what follows the interpreter on the command line. `when_old`: variables that it has with older code alone."""
         self.name = name
         self.role = role
         self.version = version
         self._command = command
         self._environ = environ
+        self._when_old = when_old
         self._log = log
         self._process: Process | None = None
         self._stopping = False
@@ -93,7 +103,7 @@ class Member:
             await process.wait()
 
     async def _spawn(self) -> Process:
-        environ = {**self._environ, "PYTHONPATH": str(self.version.tree)}
+        environ = {**self._environ, **(self._when_old if self.version.old else {}), "PYTHONPATH": str(self.version.tree)}
         self._note(f"{self.name} starts with {self.version.name}")
         with self._log.open("ab") as log:
             # The pipe ends with this process, and they with it, however it dies.

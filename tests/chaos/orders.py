@@ -4,14 +4,18 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from tests.chaos.model import POISON, words
-from workers.backends.scripted import answer_to, text_of
+from workers.backends.scripted import answer_to
 
 Encode = Callable[[Sequence[dict[str, str]]], tuple[int, ...]]
 """Messages of a conversation to the ids of its prompt."""
 
 ORDERS_PER_POISON = 1_000
+RICH = 0.12
+"""Share of orders that ask for what only records of the second version can say: several choices, with the ids of their tokens."""
+MOST_CHOICES = 3
 SHORTEST, LONGEST = 4, 24
 """Tokens of an answer."""
 LONGEST_CANCELLED = 200
@@ -64,6 +68,8 @@ class Order:
     """The whole answer."""
     seed: int
     """For the client's own moves: when to hop, cancel or leave."""
+    more: tuple[tuple[int, ...], ...] = ()
+    """The other choices, if it is a rich one."""
 
     @property
     def key(self) -> str:
@@ -80,8 +86,8 @@ class Order:
         return TENANTS[(self.number + 1) % len(TENANTS)]
 
     @property
-    def text(self) -> str:
-        return text_of(self.tokens)
+    def choices(self) -> tuple[tuple[int, ...], ...]:
+        return (self.tokens, *self.more)
 
     @property
     def poisonous(self) -> bool:
@@ -93,8 +99,10 @@ class Order:
         return len(self.tokens) == LINGERS
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        return conversation(self.content)
+    def asked(self) -> dict[str, Any]:
+        """Its body, without the model."""
+        rich = {"n": len(self.choices), "return_token_ids": True} if self.more else {}
+        return {"messages": conversation(self.content), "max_tokens": len(self.tokens), **rich}
 
 
 def conversation(content: str) -> list[dict[str, str]]:
@@ -124,5 +132,7 @@ def _order(number: int, kind: Kind, length: int, rng: random.Random, encode: Enc
     content = random_words(rng)
     if kind is Kind.POISON:
         content = f"{POISON} {content}"
-    tokens = answer_to(encode(conversation(content)), length)
-    return Order(number, kind, content, tokens, rng.getrandbits(32))
+    prompt = encode(conversation(content))
+    rich = kind is not Kind.POISON and length != LINGERS and rng.random() < RICH
+    choices = [answer_to(prompt, length, choice) for choice in range(rng.randint(2, MOST_CHOICES) if rich else 1)]
+    return Order(number, kind, content, choices[0], rng.getrandbits(32), tuple(choices[1:]))

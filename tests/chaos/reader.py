@@ -78,7 +78,7 @@ class Reader:
         headers = speaks_for(order.tenant)
         if after:
             return http.stream("GET", f"/v1/jobs/{self._job_id}/events", headers={**headers, "last-event-id": after})
-        body = {"model": self._replicas.model, "messages": order.messages, "max_tokens": len(order.tokens), "stream": True}
+        body = {"model": self._replicas.model, **order.asked, "stream": True}
         return http.stream("POST", "/v1/chat/completions", json=body, headers={**headers, "idempotency-key": order.key})
 
     def _notice(self) -> None:
@@ -114,7 +114,7 @@ class Reader:
             self._record.job_ids.append(bare_id(chunk["id"]))
         [choice] = chunk["choices"]
         if choice["finish_reason"] is not None:
-            return Event(event_id, Mark.FINISH, choice["finish_reason"])
+            return Event(event_id, Mark.FINISH, choice["finish_reason"], choice["index"])
         if "role" in choice["delta"]:
-            return Event(event_id, Mark.ROLE)
-        return Event(event_id, Mark.TEXT, choice["delta"]["content"])
+            return Event(event_id, Mark.ROLE, "", choice["index"])
+        return Event(event_id, Mark.TEXT, choice["delta"]["content"], choice["index"], tuple(choice.get("token_ids", ())))

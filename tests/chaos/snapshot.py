@@ -65,8 +65,8 @@ def _entry(place: str, fields: dict[str, str]) -> Entry:
     epoch, n = map(int, place.split("-"))
     if "end" in fields:
         return Entry(epoch, n, end=fields["end"], reason=fields["why"])
-    _, tokens, text = orjson.loads(fields["d"])
-    return Entry(epoch, n, tuple(tokens), text)
+    choice, tokens, text = orjson.loads(fields["d"])
+    return Entry(epoch, n, tuple(tokens), text, choice=choice)
 
 
 async def _leftovers(store: Any) -> dict[str, int]:

@@ -24,6 +24,7 @@ async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:
     assert {record.end.status for record in result.history.batches if record.end} == {"completed", "cancelled", "failed"}
     assert any(line.poisonous for line in lines)
     assert {record.order.kind for record in result.history.records} == set(Kind)
+    assert any(record.order.more for record in result.history.records)
     assert 404 in {status for record in result.history.records for status in record.strangers}
     ends = {(job.state, job.reason) for job in result.history.store.jobs.values()}
     assert ends >= {("done", "length"), ("cancelled", "cancelled"), ("cancelled", "unattended")}

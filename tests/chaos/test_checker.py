@@ -13,13 +13,16 @@ from tests.chaos.orders import LINGERS, TENANTS, Kind, Order
 from tests.chaos.wrong import Wrong
 from workers.backends.scripted import text_of
 
-STREAM, JOB, POISON, CANCELLED, LEFT, LINGERING = range(6)
+STREAM, JOB, POISON, CANCELLED, LEFT, LINGERING, RICH = range(7)
 TOKENS = (7, 14, 21, 28, 35, 42)
+SECOND = (8, 15, 22, 29, 36, 43)
+"""Its other choice."""
 LEFTOVERS = {"live": 0, "cost": 0, "lease": 0}
 
 
 def order(number: int, kind: Kind) -> Order:
-    return Order(number, kind, "w1 w2", TOKENS if number != LINGERING else TOKENS * (LINGERS // len(TOKENS)), seed=number)
+    tokens, more = TOKENS if number != LINGERING else TOKENS * (LINGERS // len(TOKENS)), (SECOND,) if number == RICH else ()
+    return Order(number, kind, "w1 w2", tokens, seed=number, more=more)
 
 
 def stored(number: int, epochs: tuple[int, ...], state: str, reason: str) -> StoredJob:
@@ -29,9 +32,20 @@ def stored(number: int, epochs: tuple[int, ...], state: str, reason: str) -> Sto
     return StoredJob(f"id-{number}", f"order-{number}", TENANTS[number % 2], state, reason, len(epochs), (*log, end))
 
 
+def stored_rich() -> StoredJob:
+    """The choices in turns, two tokens at a time."""
+    log = [
+        Entry(1 + i // 4, 2 * i + 2, tokens, text_of(tokens), choice=i % 2)
+        for i, tokens in enumerate(one[begin : begin + 2] for begin in (0, 2, 4) for one in (TOKENS, SECOND))
+    ]
+    end = Entry(2, 13, end="done", reason="length,length")
+    return StoredJob(f"id-{RICH}", f"order-{RICH}", TENANTS[RICH % 2], "done", "length,length", 12, (*log, end))
+
+
 def watched(job: StoredJob, *cuts: int, left: bool = False) -> Stream:
     """Its events over several connections, cut behind so many events each."""
-    events, stream, begin = events_of(job), Stream(), 0
+    number = int(job.id.removeprefix("id-"))
+    events, stream, begin = events_of(job, order(number, Kind.STREAM)), Stream(), 0
     for end in (*cuts, len(events)):
         if begin == 0 or not left:
             after = events[begin - 1].id if begin else ""
@@ -49,6 +63,7 @@ def correct() -> History:
         stored(CANCELLED, (1, 1, 2), "cancelled", "cancelled"),
         stored(LEFT, (1, 2, 2), "cancelled", "unattended"),
         stored(LINGERING, (1, 2, 2), "cancelled", "unattended"),
+        stored_rich(),
     ]
     records = [
         Record(order(STREAM, Kind.HOP), ["id-0", "id-0"], [watched(jobs[STREAM], 2, 5)]),
@@ -59,6 +74,9 @@ def correct() -> History:
         Record(order(CANCELLED, Kind.CANCEL_STREAM), ["id-3"], [watched(jobs[CANCELLED], 2)], [200], cancels=["running", "cancelled"]),
         Record(order(LEFT, Kind.LEAVE), ["id-4"], [watched(jobs[LEFT], 2, left=True)]),
         Record(order(LINGERING, Kind.LEAVE), ["id-5"], [watched(jobs[LINGERING], 2, left=True)]),
+        Record(
+            order(RICH, Kind.STREAM), ["id-6"], [watched(jobs[RICH], 1, 4, 9)], text=text_of(TOKENS), state="done", more=(text_of(SECOND),)
+        ),
     ]
     store = Store({job.id: job for job in jobs}, tuple((job.id, job.state) for job in jobs), dict(LEFTOVERS))
     return History(records, store)
@@ -116,6 +134,27 @@ def too_few_tokens(history: History) -> None:
     """As if the worker had stopped early: log, count and end agree with each other."""
     short = stored(JOB, (1,) * 5, "done", "length")
     history.store.jobs[short.id] = short
+
+
+def choices_swapped(history: History) -> None:
+    log = log_of(history, RICH)
+    rewrite(history, RICH, log=tuple(replace(entry, choice=1 - entry.choice) if entry.end is None else entry for entry in log))
+
+
+def one_choice_short(history: History) -> None:
+    """As if one choice had ended for both: log, count and end agree with each other."""
+    log = log_of(history, RICH)
+    rewrite(history, RICH, log=(*log[:5], replace(log[-1], n=11)), committed=10)
+
+
+def choice_nobody_asked_for(history: History) -> None:
+    log = log_of(history, JOB)
+    rewrite(history, JOB, log=(replace(log[0], choice=1), *log[1:]))
+
+
+def choice_ended_otherwise(history: History) -> None:
+    log = log_of(history, RICH)
+    rewrite(history, RICH, log=(*log[:-1], replace(log[-1], reason="length,stop")), reason="length,stop")
 
 
 def job_missing(history: History) -> None:
@@ -182,6 +221,20 @@ def other_text_seen(history: History) -> None:
 
 def ahead_of_the_log(history: History) -> None:
     connection(history, 2).events.append(Event("9-9", Mark.TEXT, "<9>"))
+
+
+def text_of_another_choice(history: History) -> None:
+    connection = history.records[RICH].streams[0].connections[1]
+    connection.events[1] = replace(connection.events[1], choice=1 - connection.events[1].choice)
+
+
+def other_token_ids_told(history: History) -> None:
+    connection = history.records[RICH].streams[0].connections[1]
+    connection.events[1] = replace(connection.events[1], tokens=(1, 2))
+
+
+def choice_untold(history: History) -> None:
+    history.records[RICH].more = ()
 
 
 def stream_stops(history: History) -> None:
@@ -257,6 +310,10 @@ ANOMALIES: list[tuple[Callable[[History], None], Wrong]] = [
     (no_end, Wrong.UNENDED),
     (another_token, Wrong.ALTERED),
     (too_few_tokens, Wrong.LOST),
+    (choices_swapped, Wrong.ALTERED),
+    (one_choice_short, Wrong.LOST),
+    (choice_nobody_asked_for, Wrong.ALTERED),
+    (choice_ended_otherwise, Wrong.UNENDED),
     (job_missing, Wrong.LOST),
     (other_reason, Wrong.UNENDED),
     (innocent_dead, Wrong.INNOCENT_DEAD),
@@ -270,6 +327,9 @@ ANOMALIES: list[tuple[Callable[[History], None], Wrong]] = [
     (events_swapped, Wrong.DISORDER),
     (other_text_seen, Wrong.ALTERED),
     (ahead_of_the_log, Wrong.LOST),
+    (text_of_another_choice, Wrong.ALTERED),
+    (other_token_ids_told, Wrong.ALTERED),
+    (choice_untold, Wrong.ALTERED),
     (stream_stops, Wrong.LOST),
     (clean_end_in_the_middle, Wrong.FALSE_END),
     (server_error, Wrong.STATUS),

@@ -29,6 +29,7 @@ def test_a_short_run_has_every_kind_of_order() -> None:
     orders = make_orders(4, 300, encode)
     assert {order.kind for order in orders} == set(Kind)
     assert len({order.key for order in orders}) == 300
+    assert {len(order.choices) for order in orders} == {1, 2, 3}
 
 
 def test_a_short_run_has_every_kind_of_batch() -> None:

@@ -31,6 +31,7 @@ class Version:
     name: str
     tree: Path
     """What belongs on PYTHONPATH."""
+    old: bool = False
 
 
 def this_version(folder: Path) -> Version:
@@ -51,7 +52,7 @@ def older_version(folder: Path, ref: str | None) -> Version:
     if ref is None and shared_text(folder) == shared_text(ROOT):
         raise NoHistory(f"commit {chosen} has the functions and the records of the working tree: nothing to be compatible with")
     _make_clock_settable(folder, f"-- as of {chosen}\n")
-    return Version(f"commit {chosen}", folder)
+    return Version(f"commit {chosen}", folder, old=True)
 
 
 def shared_text(tree: Path) -> dict[Path, str]:

@@ -10,8 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+from headrace.errors import SchemaUnknown
 from headrace.lifecycle import configure, on_stop_signal
+from headrace.queues import redis
 from headrace.queues.connect import connect
+from headrace.request import Request, decode_request
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
 from workers.__main__ import run_engine
@@ -21,6 +24,8 @@ from workers.pulse import Patience, Pulse
 from workers.supervisor import Supervisor
 
 STEP_S = 0.01
+READS = "CHAOS_READS"
+"""Variable with the latest version of records that this process knows; all that its code does, if it is not set."""
 POISON = "CHAOS_POISON"
 """Variable with the token id that kills the engine. Not HEADRACE_…, whose unknown names are refused."""
 
@@ -36,6 +41,18 @@ class ChaosEngine(ScriptedEngine):
         if self._runs:
             time.sleep(STEP_S)
         return super().step(timeout)
+
+
+def forget_later_versions(known: int) -> None:
+    """Read records as code did that was older than all that there is to run."""
+
+    def decode(raw: bytes | str | None) -> Request:
+        request = decode_request(raw)
+        if request.v > known:
+            raise SchemaUnknown(f"version {request.v}, and {known} is the latest that is known")
+        return request
+
+    vars(redis)["decode_request"] = decode
 
 
 async def supervise(settings: Settings) -> None:
@@ -56,6 +73,8 @@ def main() -> None:
     parser.add_argument("--pulse", type=int)
     arguments = parser.parse_args()
     turn = stop_with_parent()
+    if READS in os.environ:
+        forget_later_versions(int(os.environ[READS]))
     if arguments.engine is None:
         asyncio.run(supervise(configure("worker")))
         return
