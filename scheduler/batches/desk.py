@@ -14,9 +14,12 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from rq import Queue, SimpleWorker
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from headrace.errors import QueueUnavailable, SettingsError
+
+logger = logging.getLogger(__name__)
 
 _NAME = "headrace"
 _WORK_ON = "scheduler.batches.tasks.work_on"
@@ -55,6 +58,13 @@ class _Worker(SimpleWorker):
 
     def unsubscribe(self) -> None:
         """There is no subscription."""
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """A loss between a task and RQ's note of its end would be logged as the task's fault, with both tracebacks."""
+        if isinstance(exc_info[1], QueueUnavailable):
+            logger.warning("a task was cut short, and comes again: %s", exc_info[1])
+        else:
+            super().handle_exception(job, *exc_info)  # type: ignore[no-untyped-call]  # RQ has no annotation here
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.on_stop()

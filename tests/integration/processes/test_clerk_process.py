@@ -1,7 +1,9 @@
 """What `python -m scheduler.batches` says when its task queue comes and goes, and of a batch that it cannot work on."""
 
 import asyncio
+import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from redis import Redis
 
 from headrace.batch import NewBatch
 from headrace.embedded import EmbeddedValkey
+from headrace.errors import QueueUnavailable
 from headrace.ids import new_batch_id, new_file_id
 from headrace.registries.batches import PREFIX
 from headrace.registries.connect import connect
@@ -20,6 +23,7 @@ from headrace.settings import Settings
 from headrace.testing.builders import DAY_MS
 from headrace.testing.eventually import eventually
 from scheduler.batches.desk import Desk
+from scheduler.batches.tasks import OFFICE
 
 
 @pytest.fixture
@@ -71,6 +75,32 @@ async def test_the_loss_of_the_task_queue_and_its_end_are_one_line_each(server: 
     assert said.count("no tasks for now") == 1
     assert "Traceback" not in said
     assert len(said.splitlines()) == 3, said
+
+
+class Cut:
+    """An office whose task loses the server, and whose clerk is told to stop."""
+
+    async def work_on(self, batch_id: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise QueueUnavailable(f"gone, with {batch_id}")
+
+    async def sweep(self) -> None:
+        raise NotImplementedError
+
+
+def test_a_loss_that_cuts_a_task_short_is_one_line(server: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(server.url)
+    desk.work_on("batch_1")
+    token, handlers = OFFICE.set(Cut()), [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        desk.serve(on_ready=lambda: None, on_stop=lambda: None)
+    finally:
+        OFFICE.reset(token)
+        for number, handler in handlers:
+            signal.signal(number, handler)
+        desk.close()
+    [line] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert line == "a task was cut short, and comes again: gone, with batch_1"
 
 
 async def test_a_fault_is_logged_with_its_batch(server: EmbeddedValkey, log: Path) -> None:
