@@ -52,6 +52,7 @@ def forget_later_versions(known: int) -> None:
             raise SchemaUnknown(f"version {request.v}, and {known} is the latest that is known")
         return request
 
+    assert "decode_request" in vars(redis)
     vars(redis)["decode_request"] = decode
 
 
