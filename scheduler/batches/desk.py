@@ -64,7 +64,7 @@ class _Worker(SimpleWorker):
         if isinstance(exc_info[1], QueueUnavailable):
             logger.warning("a task was cut short, and comes again: %s", exc_info[1])
         else:
-            super().handle_exception(job, *exc_info)  # type: ignore[no-untyped-call]  # RQ has no annotation here
+            super().handle_exception(job, *exc_info)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.on_stop()

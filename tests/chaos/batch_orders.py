@@ -15,8 +15,8 @@ FEWEST = 5
 """Batches of a run, however short."""
 SHORTEST, LONGEST = 8, 100
 """Tokens of an answer."""
-LONGEST_CANCELLED = 400
-"""Of every other line in a batch that is to be cancelled: some should be done by then, and some should not."""
+LONGEST_CANCELLED = 1_000
+"""Of every other line in a batch that is to be cancelled: some are done by then, and these should not be, whoever was away meanwhile."""
 BEGIN_WITHIN = 0.7
 """The last batch begins when so much of the other load is over: what strikes after that still finds it at work."""
 
