@@ -114,8 +114,8 @@ class Settings(BaseSettings):
     )
     batch_invariant: bool = Field(
         False,
-        description="Whether the same request must give the same tokens in any company. In int8 on a CPU it always does; in fp32 it costs "
-        "speed, and elsewhere it is not to be had.",
+        description="Whether the same request must give the same tokens in any company. On a CPU it always does; elsewhere it is not to be "
+        "had, and true is refused.",
     )
     prefix_cache: bool = Field(True, description="Whether requests of one tenant that begin alike share what was computed for the first.")
     max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")

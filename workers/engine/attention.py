@@ -140,7 +140,7 @@ class TorchAttention:
         x = qkv.view(len(qkv), -1, heads.dim)
         q, k, v = x[:, : heads.query], x[:, heads.query : -heads.kv], x[:, -heads.kv :]
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._pages, :, self._offsets] = _rotate(k, rotation).to(keys.dtype)
+        keys[self._pages, :, :, self._offsets] = _rotate(k, rotation).to(keys.dtype)
         values[self._pages, :, self._offsets] = v.to(values.dtype)
         q = _rotate(q, rotation)
         out = torch.empty_like(q)
@@ -148,7 +148,8 @@ class TorchAttention:
             rows, count = group.tokens.shape
             # Query heads of a group are further queries of one key head: no copies of keys and values for them.
             queries = q[group.tokens].view(rows, count, heads.kv, heads.group, heads.dim).permute(0, 2, 3, 1, 4)
-            k, v = (pages[group.tables].transpose(1, 2).flatten(2, 3).to(q.dtype) for pages in (keys, values))
+            k = keys[group.tables].permute(0, 2, 1, 4, 3).flatten(2, 3).to(q.dtype)
+            v = values[group.tables].transpose(1, 2).flatten(2, 3).to(q.dtype)
             result = F.scaled_dot_product_attention(queries.flatten(2, 3), k, v, attn_mask=group.mask, scale=kind.scale)
             result = result.view(rows, heads.kv, heads.group, count, heads.dim).permute(0, 3, 1, 2, 4)
             out[group.tokens] = result.reshape(rows, count, heads.query, heads.dim)

@@ -14,7 +14,7 @@ class EngineConfig:
     kv_dtype: Literal["auto", "fp16"] = "auto"
     """Of the KV cache. auto: that of the activations."""
     batch_invariant: bool = False
-    """A row's result must not depend on the rows beside it. In int8 on a CPU it never does; in fp32 it takes longer."""
+    """A row's result must not depend on the rows beside it. On a CPU it never does; elsewhere it cannot be had."""
     prefix_cache: bool = True
     """Keep the keys and values of ended sequences while there is room, for those that begin alike."""
     device: str = "auto"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 class KvCache:
-    """Fixed for life. `keys[l]` and `values[l]` of layer l have the shape (blocks, kv_heads, block_size, head_dim): one head's part of a
-    block lies in one piece, which is what an attention kernel reads at a time.
+    """Fixed for life. `values[l]` of layer l has the shape (blocks, kv_heads, block_size, head_dim), `keys[l]` that of
+    (blocks, kv_heads, head_dim, block_size): one head's part of a block is a matrix in one piece, as an attention multiplies with it.
     """
 
     def __init__(
@@ -28,7 +28,8 @@ class KvCache:
     ) -> None:
         self.block_size = block_size
         self._pages = _zeros((2, layers, blocks, kv_heads, block_size, head_dim), device, dtype)
-        self.keys, self.values = list(self._pages[0]), list(self._pages[1])
+        self.keys = [pages.view(blocks, kv_heads, head_dim, block_size) for pages in self._pages[0]]
+        self.values = list(self._pages[1])
         self.tables = torch.zeros((slots, blocks_per_slot), device=device, dtype=torch.int32)
 
     @staticmethod

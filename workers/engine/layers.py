@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,9 @@ def make_norm(weight: Tensor, eps: float) -> Norm:
     """x / rms(x) · weight over the last axis, computed in float32 (Zhang and Sennrich, 2019). The weight multiplies in its own type."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return RmsNorm(weight, eps)
-    from workers.engine import rows_numba  # numba takes a while to import and is of use on CPUs only
+    from workers.engine.cpu import rows  # numba takes a while to import and is of use on CPUs only
 
-    return partial(rows_numba.rms_norm, weight=weight, eps=eps)
+    return partial(rows.rms_norm, weight=weight, eps=eps)
 
 
 class RmsNorm:
@@ -33,14 +34,25 @@ class RmsNorm:
         return (wide * scale).to(self._weight.dtype).mul_(self._weight).to(x.dtype)
 
 
+ActivationName = Literal["silu", "gelu_tanh"]
+Activation = Callable[[Tensor], Tensor]
+
+
+def make_activation(name: ActivationName, device: torch.device, dtype: torch.dtype) -> Activation:
+    """(T, 2n) → (T, n): the activation of the first half times the second."""
+    if device.type != "cpu" or dtype != torch.float32:
+        return {"silu": silu_and_mul, "gelu_tanh": gelu_tanh_and_mul}[name]
+    from workers.engine.cpu import rows  # as above
+
+    return {"silu": rows.silu_and_mul, "gelu_tanh": rows.gelu_tanh_and_mul}[name]
+
+
 def silu_and_mul(x: Tensor) -> Tensor:
-    """(T, 2n) → (T, n): silu of the first half times the second."""
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
 
 def gelu_tanh_and_mul(x: Tensor) -> Tensor:
-    """(T, 2n) → (T, n): gelu, in its approximation by tanh, of the first half times the second."""
     gate, up = x.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh").mul_(up)
 

@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from headrace.errors import HeadraceError
 from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
 from headrace.tokenizer import Tokenizer
@@ -24,12 +23,12 @@ MOST_WORSE = 0.01
 _TOKENS = 2_048
 """Of the text. The difference is known to about half a percent then."""
 _WINDOW = 512
-_METHOD = 1
+_METHOD = 2
 """Counts up whenever what was measured before no longer holds: another text, other kernels."""
 
 
 def choose_dtype(config: EngineConfig, cache_dir: Path) -> Literal["fp32", "int8"]:
-    """int8 unless the text says that it costs too much; fp32 for a model that cannot have it. Takes seconds, the first time for a model."""
+    """int8 unless the text says that it costs too much. Takes seconds, the first time for a model."""
     verdict = cache_dir / "precision" / f"{_fingerprint(config.model)}.json"
     try:
         worse = float(json.loads(verdict.read_text(encoding="utf-8"))["worse"])
@@ -66,11 +65,7 @@ def _score(engine: PagedEngine, ids: tuple[int, ...]) -> list[float]:
 
 def _measure(config: EngineConfig) -> float:
     logger.info("measuring whether %s may run in 8 bits; this is done once", config.model.name)
-    try:
-        return perplexity(replace(config, dtype="int8")) / perplexity(replace(config, dtype="fp32")) - 1
-    except HeadraceError as error:
-        logger.info("not in 8 bits: %s", error)
-        return math.inf
+    return perplexity(replace(config, dtype="int8")) / perplexity(replace(config, dtype="fp32")) - 1
 
 
 def _fingerprint(folder: Path) -> str:

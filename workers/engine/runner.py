@@ -1,7 +1,5 @@
 """The runner computes a plan: plan → tensors → logits of the sampled rows → their next tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -66,9 +64,13 @@ class Runner:
             dtype=kv_dtype,
         )
         self._heads, self._layers = shape.heads, shape.layers
-        with torch.inference_mode(), _one_thread():
+        if self.device.type == "cpu":
+            from workers.engine.cpu import compiled  # numba takes a while to import and is of use on CPUs only
+
+            compiled.be_the_only_pool()
+        with torch.inference_mode():
             weights = Weights(folder.path, device=self.device, dtype=dtype)
-            self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype, batch_invariant=config.batch_invariant))
+            self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype))
 
     def open(self, blocks: int) -> None:
         """Make the KV cache, in place of an earlier one. Must precede `run`."""
@@ -79,9 +81,9 @@ class Runner:
     def _make_attention(self) -> Attention:
         if self.device.type != "cpu":
             return TorchAttention(self._cache, self._heads, self._layers)
-        from workers.engine.attention_numba import NumbaAttention  # numba takes a while to import and is of use on CPUs only
+        from workers.engine.cpu.attention import CpuAttention  # as above
 
-        return NumbaAttention(self._cache, self._heads, self._layers)
+        return CpuAttention(self._cache, self._heads, self._layers)
 
     def run(self, plan: Plan) -> Computed:
         """Raises OutOfMemory.
@@ -148,19 +150,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelUnavailable(f"HEADRACE_DEVICE={name!r} is no device that torch can use here: {str(error).splitlines()[0]}") from error
     return device
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Weights are copied and laid out in hundreds of short calls. With several threads each call ends in a barrier, where they spin for one
-    another: for longer than the work takes wherever something else runs, and whoever goes on after a crash is never alone.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _first_line(error: BaseException) -> str:

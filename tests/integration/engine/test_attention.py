@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workers.engine.attention import Batch, Heads, LayerKind, Rotation, TorchAttention
-from workers.engine.attention_numba import NumbaAttention
+from workers.engine.cpu.attention import CpuAttention
 from workers.engine.kv_cache import KvCache
 
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ def run(
     return parts
 
 
-@pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
+@pytest.mark.parametrize("attention", [TorchAttention, CpuAttention])
 @pytest.mark.parametrize(("heads", "block_size"), SHAPES, ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2)], ids=str)
 @settings(max_examples=15, deadline=None)

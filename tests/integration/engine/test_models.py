@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from headrace.errors import ModelUnavailable
 from workers.engine.attention import Attention, Batch, Heads, LayerKind, TorchAttention
-from workers.engine.attention_numba import NumbaAttention
+from workers.engine.cpu.attention import CpuAttention
 from workers.engine.kv_cache import KvCache
 from workers.engine.linear import linear_maker
 from workers.engine.models.decoder import Decoder
@@ -97,7 +97,7 @@ class Harness:
 
     def __init__(self, folder: Path, kind: Callable[[KvCache, Heads, Sequence[LayerKind]], Attention], block_size: int) -> None:
         shape = read_shape(folder)
-        self.model = Decoder(shape, Weights(folder, device=CPU, dtype=torch.float32), CPU, linear_maker("fp32", batch_invariant=False))
+        self.model = Decoder(shape, Weights(folder, device=CPU, dtype=torch.float32), CPU, linear_maker("fp32"))
         blocks = -(-max(LENGTHS) // block_size)
         self.cache = KvCache(
             layers=len(shape.layers),
@@ -150,12 +150,12 @@ def test_logits_equal_transformers(make_model: Callable[..., Path], fields: dict
     assert len(list(folder.glob("*.safetensors"))) > 1 or "shard_size" not in fields
     texts = random_texts()
     reference = reference_logits(folder, texts)
-    for attention in (TorchAttention, NumbaAttention):
+    for attention in (TorchAttention, CpuAttention):
         for mine, theirs in zip(Harness(folder, attention, 8).run(texts, [0] * 4, list(LENGTHS)), reference, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("attention", [TorchAttention, NumbaAttention])
+@pytest.mark.parametrize("attention", [TorchAttention, CpuAttention])
 @pytest.mark.parametrize(
     ("fields", "block_size"),
     [({}, 4), ({}, 12), (MISTRAL, 4), (MISTRAL, 8), (QWEN2, 8), (QWEN3, 8), (GEMMA3, 8), (SMOLLM3, 8)],

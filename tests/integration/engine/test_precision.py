@@ -49,11 +49,6 @@ def test_a_model_that_changes_is_measured_again(config: EngineConfig, tmp_path: 
     assert len(verdicts(tmp_path)) == 2
 
 
-def test_a_model_that_cannot_run_in_8_bits_runs_in_fp32(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    model = make_model(intermediate_size=97)
-    assert precision.choose_dtype(EngineConfig(model=model, device="cpu", kv_memory_mb=1, block_size=8), tmp_path) == "fp32"
-
-
 def test_a_verdict_that_cannot_be_written_is_said(config: EngineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "precision").write_text("in the way")
     with caplog.at_level(logging.WARNING):

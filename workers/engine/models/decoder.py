@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.engine.attention import Attention, Batch
-from workers.engine.layers import HeadNorms, Norm, make_norm
+from workers.engine.layers import HeadNorms, Norm, make_activation, make_norm
 from workers.engine.linear import Linear, MakeLinear
 from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
@@ -61,14 +61,16 @@ class DecoderLayer:
         self._after_attention = norm(names.after_attention)
         self._before_mlp = norm(names.before_mlp)
         self._gate_up = linear([mlp + "gate_proj", mlp + "up_proj"], [inner, inner], hidden)
-        self._activation = shape.activation
+        self._activation = make_activation(shape.activation, weights.device, weights.dtype)
         self._down = linear([mlp + "down_proj"], [hidden], inner)
         self._after_mlp = norm(names.after_mlp)
 
     def __call__(self, x: Tensor, attention: Attention) -> Tensor:
+        """(T, hidden), changed in place."""
         qkv = self._head_norms(self._qkv(self._before_attention(x)))
-        x = x + self._after_attention(self._out(attention(self._index, qkv)))
-        return x + self._after_mlp(self._down(self._activation(self._gate_up(self._before_mlp(x)))))
+        x += self._after_attention(self._out(attention(self._index, qkv)))
+        x += self._after_mlp(self._down(self._activation(self._gate_up(self._before_mlp(x)))))
+        return x
 
 
 def _norm(name: str, shape: Shape, weights: Weights) -> Norm:

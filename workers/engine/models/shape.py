@@ -1,19 +1,18 @@
 """The shape of a decoder: all in which the supported architectures differ, and what config.json says of it the same way for each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from workers.engine.attention import Heads, LayerKind
-from workers.engine.layers import gelu_tanh_and_mul, silu_and_mul
+from workers.engine.layers import ActivationName
 from workers.engine.models.config import Config
 from workers.engine.rotary import SCALINGS, Rope
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": silu_and_mul, "gelu_pytorch_tanh": gelu_tanh_and_mul}
+_ACTIVATIONS: Mapping[str, ActivationName] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -38,8 +37,7 @@ class Shape:
     layers: Sequence[LayerKind]
     ropes: Sequence[Rope | None]
     """What `LayerKind.rotation` counts; None turns nothing."""
-    activation: Callable[[Tensor], Tensor]
-    """(T, 2 · inner) → (T, inner)"""
+    activation: ActivationName
     eps: float
     dtype: torch.dtype
     """Of the checkpoint, as its config.json says."""

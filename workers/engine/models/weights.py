@@ -16,8 +16,8 @@ class Weights:
 
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
         self._folder = folder
-        self._device = device
-        self._dtype = dtype
+        self.device = device
+        self.dtype = dtype
         self._file_of = self._index()
         self._open: dict[str, Any] = {}
         for name in set(self._file_of.values()):
@@ -51,7 +51,7 @@ class Weights:
         tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ModelUnavailable(f"{self._folder}: tensor {name!r} must have shape {shape}, got {tuple(tensor.shape)}")
-        return tensor.to(self._device, self._dtype)
+        return tensor.to(self.device, self.dtype)
 
     def take_rows(self, names: list[str], rows: list[int], *rest: int) -> Tensor:
         """Tensors one below the other: several projections of one input as one."""

@@ -1,0 +1,79 @@
+"""Linear layers and passes over rows on a CPU, against those of torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.engine import layers
+from workers.engine.cpu import rows as cpu_rows
+from workers.engine.cpu.linear import FloatLinear, Int8Linear
+from workers.engine.linear import Linear, MakeLinear
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(result: Tensor, exact: Tensor) -> float:
+    return float((result - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize(("make", "most"), [(FloatLinear, 1e-6), (Int8Linear, 0.01)])
+@pytest.mark.parametrize(("depth", "width"), [(64, 96), (577, 100), (31, 7), (1, 1), (1536, 48)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 64, 100])
+def test_products_are_close_to_exact_ones(make: MakeLinear, most: float, depth: int, width: int, rows: int) -> None:
+    """Depths, widths and rows that fill tiles, strips and blocks, and that do not."""
+    weight, bias, x = random(width, depth), random(width, seed=1), random(rows, depth, seed=2)
+    assert error(make(weight, None)(x), F.linear(x, weight)) < most
+    assert error(make(weight, bias)(x), F.linear(x, weight, bias)) < most
+
+
+def test_channels_that_stand_out_do_not_drown_the_rest() -> None:
+    weight, x = random(96, 576), random(8, 576, seed=1)
+    x[:, 17] *= 50
+    quiet = weight.clone()
+    quiet[:, 17] = 0  # what is left of a product without the loud channel
+    assert error(Int8Linear(quiet, None)(x), x @ quiet.T) < 0.01
+
+
+def test_sums_in_int8_do_not_overflow() -> None:
+    """All numbers at their greatest, at a depth where 2^31 would be passed if activations kept their 16 bits."""
+    weight, x = torch.ones(16, 4096), torch.full((3, 4096), 7.0)
+    assert error(Int8Linear(weight, None)(x), x @ weight.T) < 0.001
+
+
+@pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
+@pytest.mark.parametrize("together", [2, 3, 16, 59, 64, 200])
+def test_a_row_gets_the_same_bits_in_any_company(make: MakeLinear, together: int) -> None:
+    linear, x = make(random(200, 576), None), random(together, 576, seed=1)
+    alone = torch.cat([linear(x[i : i + 1]) for i in range(together)])
+    assert torch.equal(linear(x), alone)
+
+
+@pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
+def test_a_row_of_zeros_is_zero(make: MakeLinear) -> None:
+    assert torch.equal(make(random(8, 64), None)(torch.zeros(2, 64)), torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_no_number_comes_through(make: MakeLinear, bad: float) -> None:
+    x = random(2, 64)
+    x[0, 3] = bad
+    linear: Linear = make(random(8, 64), None)
+    result = linear(x)
+    assert result[1].isfinite().all()
+    assert not result[0].isfinite().any()
+
+
+@pytest.mark.parametrize("rows", [1, 33])
+def test_rms_norm_is_that_of_torch(rows: int) -> None:
+    x, weight = random(rows, 576), random(576, seed=1)
+    torch.testing.assert_close(cpu_rows.rms_norm(x, weight, 1e-5), F.rms_norm(x, (576,), weight, 1e-5))
+
+
+@pytest.mark.parametrize("name", ["silu_and_mul", "gelu_tanh_and_mul"])
+def test_activations_are_those_of_torch(name: str) -> None:
+    x = torch.cat((random(64, 128) * 5, torch.tensor([0.0, -1e4, 1e4, torch.nan]).repeat(1, 32)))
+    torch.testing.assert_close(getattr(cpu_rows, name)(x), getattr(layers, name)(x), rtol=1e-5, atol=1e-5, equal_nan=True)
