@@ -1,7 +1,7 @@
 """The ports of the queue: what the three processes ask of the state store.
 
-One adapter implements all three (`queues/redis.py` on Redis or Valkey, `queues/memory.py` in the process); the contract suite runs against
-each. Rules that hold for every method:
+One adapter implements all three on Redis or Valkey (`queues/redis.py`), another in the process for tests (`testing/queue/memory.py`); the
+contract suite runs against each. Rules that hold for every method:
 
 * A transition is atomic: it happened whole or not at all.
 * A write is idempotent by construction. After `QueueUnavailable` the caller repeats the same call with the same arguments, and a call that

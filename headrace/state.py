@@ -1,6 +1,7 @@
 """The states of a job and the one table of legal transitions.
 
-The library in `headrace/queues/*.lua` and `headrace/queues/memory.py` implement this table; contract and property suites hold both to it.
+The library in `headrace/queues/*.lua` and `headrace/testing/queue/memory.py` implement this table; contract and property suites hold both
+to it.
 """
 
 from enum import StrEnum

@@ -1,7 +1,7 @@
 #!lua name=headrace_1
 -- The state machine of headrace/state.py as server-side functions: one per transition, each atomic, each safe to repeat.
 -- The version in the library's name changes with the meaning of any function, so that old and new processes run side by side.
--- headrace/queues/memory.py says the same in Python; the contract and property suites hold the two equal.
+-- headrace/testing/queue/memory.py says the same in Python; the contract and property suites hold the two equal.
 --
 -- This file holds the keys and what every transition shares; the functions themselves follow in submit.lua, work.lua, quarantine.lua and
 -- sweep.lua.
@@ -15,7 +15,7 @@
 --   P log:<id>                    STREAM  <epoch>-<n>: field d, or the end marker: fields end, why. Redis itself refuses an id that is not
 --                                         above the last one, so no stale epoch could ever write behind a newer one
 --   P q:<lane>:<#model>:<model>:<tenant>  ZSET  queued ids by arrival, which they keep when requeued
---   P vt:<lane>:<model>           ZSET    waiting tenants by virtual tokens served      (headrace/fairness.py)
+--   P vt:<lane>:<model>           ZSET    waiting tenants by virtual tokens served      (headrace/testing/queue/fairness.py)
 --   P idle:<lane>:<model>         ZSET    tenants that do not wait but are ahead of all that do
 --   P depth                       HASH    <lane>:<model> -> queued jobs, suspects among them
 --   P suspects:<model>            ZSET    queued suspects, by ms since when: they are in no P q:…           (quarantine.lua)

@@ -1,4 +1,4 @@
--- Suspects, and the worker that runs them one by one; see functions.lua. headrace/queues/quarantine.py says the same in Python.
+-- Suspects, and the worker that runs them one by one; see functions.lua. headrace/testing/queue/quarantine.py says the same in Python.
 
 local TURN_MS = 5000
 

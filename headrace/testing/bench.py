@@ -11,13 +11,13 @@ from redis.asyncio import Redis
 
 from headrace.ids import choose_shard
 from headrace.ports import Append, Claim, Finish, Held, Housekeeping, JobQueue, Load, Submission, Verdict, WorkQueue
-from headrace.queues.memory import MemoryQueue, unix_ms
 from headrace.queues.redis import RedisQueue, read_library
 from headrace.queues.rules import QueueLimits, is_suspect
 from headrace.queues.server import Library
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.builders import DAY_MS, make_request, make_submission
+from headrace.testing.queue.memory import MemoryQueue, unix_ms
 
 MODEL = "test-model"
 LANES = tuple(Lane)

@@ -7,8 +7,8 @@ from typing import Any
 from headrace.cursor import LogPosition
 from headrace.errors import QueueUnavailable
 from headrace.ports import Accepted, Doorbell, Job, Load, LogEntry, Submission, WorkerStatus
-from headrace.queues.memory import MemoryQueue
 from headrace.state import State
+from headrace.testing.queue.memory import MemoryQueue
 
 
 class CutQueue(MemoryQueue):

@@ -9,7 +9,6 @@ from headrace.batch import BATCH_ENDED, BATCH_TRANSITIONS, Batch, BatchStatus, N
 from headrace.batch_ports import BatchLease, BatchUpdate, Stored
 from headrace.file import FileRecord, Purpose
 from headrace.ids import new_batch_id, new_file_id
-from headrace.queues.memory import unix_ms
 from headrace.queues.server import Server
 from headrace.registries.batches import RedisBatches
 from headrace.registries.files import RedisFiles
@@ -17,6 +16,7 @@ from headrace.registries.library import read_library
 from headrace.request import Endpoint
 from headrace.testing.bench import CLOCK_KEY, on_virtual_time
 from headrace.testing.builders import DAY_MS
+from headrace.testing.queue.memory import unix_ms
 
 BATCH_LEASE_MS = 30_000
 _FILES, _BATCHES = "headrace:{files}:", "headrace:{batches}:"

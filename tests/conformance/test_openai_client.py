@@ -9,9 +9,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from headrace.queues.memory import MemoryQueue
 from headrace.state import State
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from producer_api.server import Server
 

@@ -5,7 +5,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from headrace.queues.memory import MemoryQueue
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM
 
 MODEL = "test-model"

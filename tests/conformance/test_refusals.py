@@ -7,9 +7,9 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace
 
 HI: Any = [{"role": "user", "content": "hi"}]

@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
 from headrace.embedded import EmbeddedValkey
-from headrace.fairness import VirtualTokens
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
+from headrace.testing.queue.fairness import VirtualTokens
 
 TENANTS = ("a", "b", "ü", "z")
 MAX_COST = 1_000

@@ -8,10 +8,10 @@ from redis import Redis
 from headrace.batch_ports import BatchWork
 from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
-from headrace.queues.memory import MemoryQueue
 from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
 from headrace.testing.listening import listening
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app

@@ -19,10 +19,10 @@ from schemathesis.core.result import Ok
 
 from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
-from headrace.queues.memory import MemoryQueue
 from headrace.registries.connect import connect
 from headrace.settings import Settings
 from headrace.testing.listening import listening
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scale import FULL_SIZE
 from headrace.testing.scripted_worker import ScriptedWorker
 from headrace.testing.words import WordPrompter

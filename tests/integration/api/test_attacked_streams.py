@@ -12,13 +12,13 @@ import httpx
 import pytest
 
 from headrace.client import DONE, Event, follow_job, lines_of, parse_events, stream_chat
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.settings import Settings
 from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
 from headrace.testing.proxy import Proxy, proxy_to
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scale import FULL_SIZE
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from headrace.testing.words import WordPrompter

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from headrace.queues.memory import MemoryQueue
+from headrace.testing.queue.memory import MemoryQueue
 
 MODEL = "test-model"
 CHAT, COMPLETIONS, JOBS = "/v1/chat/completions", "/v1/completions", "/v1/jobs"

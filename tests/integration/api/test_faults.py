@@ -14,9 +14,9 @@ import pytest
 
 from headrace.cursor import LogPosition
 from headrace.ports import Job, LogEntry
-from headrace.queues.memory import MemoryQueue
 from headrace.settings import Settings
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace, Script, ScriptedWorker
 from producer_api.server import Server
 

@@ -7,10 +7,10 @@ import pytest
 
 from headrace.client import Event, parse_events
 from headrace.ports import Job
-from headrace.queues.memory import MemoryQueue
 from headrace.request import Endpoint, Lane
 from headrace.state import State
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from producer_api.server import Server
 

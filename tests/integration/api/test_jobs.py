@@ -5,12 +5,12 @@ import httpx
 import pytest
 
 from headrace.client import Event, parse_events
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
 
 MODEL = "test-model"

@@ -15,10 +15,10 @@ from starlette.routing import BaseRoute
 
 from headrace.client import parse_events
 from headrace.keys import key_line
-from headrace.queues.memory import MemoryQueue
 from headrace.settings import Settings
 from headrace.state import State
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace
 from producer_api.auth import OPEN_PATHS
 from producer_api.server import Server

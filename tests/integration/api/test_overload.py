@@ -14,13 +14,13 @@ from headrace.client import parse_events
 from headrace.embedded import EmbeddedValkey
 from headrace.ports import JobQueue
 from headrace.queues.connect import connect
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.settings import Settings
 from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.quota import QuotaValkey
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter

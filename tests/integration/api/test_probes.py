@@ -8,11 +8,11 @@ import pytest
 
 from headrace.errors import ModelUnavailable
 from headrace.ports import WorkerStatus
-from headrace.queues.memory import MemoryQueue
 from headrace.settings import Settings
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
 from headrace.testing.outages import CutQueue, lose_replies
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import ScriptedWorker
 from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompter

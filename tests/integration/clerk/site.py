@@ -16,12 +16,12 @@ from headrace.files.journals import Journals
 from headrace.files.workspace import Workspace, workspaces
 from headrace.ids import new_batch_id, new_file_id
 from headrace.ports import JobQueue
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Endpoint, Request
 from headrace.state import State
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.registry_bench import RegistryBench
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from headrace.testing.words import WordPrompter

@@ -13,13 +13,13 @@ from headrace.errors import ModelUnavailable
 from headrace.files.journal import Journal, Result
 from headrace.ids import line_job_id
 from headrace.ports import Accepted, Submission
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.wire.prompter import Prompter
 from scheduler.batches.hold import LEASE_MS, Hold
 from scheduler.batches.run import line_seed

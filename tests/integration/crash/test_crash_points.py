@@ -15,10 +15,10 @@ import pytest
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import JobPurged
 from headrace.ports import START, Job
-from headrace.queues.memory import unix_ms
 from headrace.state import State
 from headrace.testing.bench import Outcome, RedisBench
 from headrace.testing.fuse import KILLED, Blow, Fuse
+from headrace.testing.queue.memory import unix_ms
 from headrace.testing.scale import FULL_SIZE
 from producer_api.auth import ANYBODY
 from tests.integration.crash.story import (

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from headrace.ports import START, Job
-from headrace.queues.memory import MemoryQueue
 from headrace.request import Request, Sampling
 from headrace.state import Fault, State, fault_of
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.engine_thread import EngineThread

@@ -14,11 +14,11 @@ from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.ids import new_batch_id
 from headrace.keys import Keys, key_line, parse_keys
-from headrace.queues.memory import MemoryQueue
 from headrace.registries.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG
 from headrace.testing.listening import listening
+from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, ScriptedWorker
 from headrace.testing.tree import free_port
 from headrace.testing.words import WordPrompter

@@ -6,11 +6,11 @@ import pytest
 
 from headrace.errors import QueueUnavailable
 from headrace.ports import Claim
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane, Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
+from headrace.testing.queue.memory import MemoryQueue
 from scheduler.janitor import SWEEP_LIMIT, Janitor, trusts_absence
 
 

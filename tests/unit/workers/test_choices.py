@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 
 from headrace.ports import LogEntry
-from headrace.queues.memory import MemoryQueue
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from tests.at_work import GatedEngine, InlineEngine, ended, has_committed, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to, logprobs_of, text_of, token_at
 from workers.ports import Delta, FinishReason

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headrace.errors import QueueFull
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Request
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from tests.at_work import InlineEngine, working
 from workers.backends.scripted import ScriptedEngine
 from workers.ports import Delta

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from headrace.ports import START
-from headrace.queues.memory import MemoryQueue
 from headrace.queues.rules import TURN_MS, QueueLimits
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from workers.backends.scripted import ScriptedEngine, answer_to
 from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest

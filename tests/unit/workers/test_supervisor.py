@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import psutil
 import pytest
 
-from headrace.queues.memory import MemoryQueue
 from headrace.testing.eventually import eventually
+from headrace.testing.queue.memory import MemoryQueue
 from workers.pulse import Patience
 from workers.supervisor import Supervisor
 

@@ -1,4 +1,4 @@
-"""Suspects as `queues/memory.py` keeps them: what waits to be run alone, and the worker whose turn it is to do that."""
+"""Suspects as `memory.py` keeps them: what waits to be run alone, and the worker whose turn it is to do that."""
 
 from bisect import insort
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What claims took, as `queues/memory.py` remembers it: a call whose answer was lost is answered again."""
+"""What claims took, as `memory.py` remembers it: a call whose answer was lost is answered again."""
 
 from collections.abc import Iterable
 

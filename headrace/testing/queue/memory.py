@@ -13,14 +13,14 @@ from headrace.death import Death
 from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.bell import Bells
-from headrace.queues.claims import ClaimMemory
-from headrace.queues.meters import Meters
-from headrace.queues.record import Ended, Place, Record
-from headrace.queues.reports import Reports
 from headrace.queues.rules import QueueLimits
-from headrace.queues.waiting import Waiting
 from headrace.request import Lane, encode_request
 from headrace.state import TERMINAL, State
+from headrace.testing.queue.claims import ClaimMemory
+from headrace.testing.queue.meters import Meters
+from headrace.testing.queue.record import Ended, Place, Record
+from headrace.testing.queue.reports import Reports
+from headrace.testing.queue.waiting import Waiting
 
 _WRITTEN = (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE)
 

@@ -1,4 +1,4 @@
-"""A job as `queues/memory.py` keeps it."""
+"""A job as `memory.py` keeps it."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, field

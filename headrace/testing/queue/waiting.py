@@ -1,11 +1,11 @@
-"""Where the queued jobs of `queues/memory.py` wait: in the lane of their model, suspects apart."""
+"""Where the queued jobs of `memory.py` wait: in the lane of their model, suspects apart."""
 
 from collections import defaultdict
 
-from headrace.queues.lane import LaneQueue
-from headrace.queues.quarantine import Quarantine, Suspect
-from headrace.queues.record import Record
 from headrace.request import Lane
+from headrace.testing.queue.lane import LaneQueue
+from headrace.testing.queue.quarantine import Quarantine, Suspect
+from headrace.testing.queue.record import Record
 
 
 class Waiting:

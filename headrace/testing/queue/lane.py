@@ -1,9 +1,9 @@
-"""A lane as `queues/memory.py` keeps it."""
+"""A lane as `memory.py` keeps it."""
 
 from bisect import bisect_left, insort
 
-from headrace.fairness import VirtualTokens
-from headrace.queues.record import Place
+from headrace.testing.queue.fairness import VirtualTokens
+from headrace.testing.queue.record import Place
 
 
 class LaneQueue:
