@@ -48,7 +48,7 @@ def perplexity(config: EngineConfig) -> float:
     ids = Tokenizer(folder.tokenizer_file).encode(resources.files(__package__).joinpath("fixed_text.txt").read_text(encoding="ascii"))[
         :_TOKENS
     ]
-    window = min(_WINDOW, folder.context_length - 1)
+    window = min(_WINDOW, folder.context_length - 1, engine.stats().kv_tokens_total - 1)
     logprobs: list[float] = []
     for start in range(0, len(ids) - 1, window):
         logprobs += _score(engine, tuple(ids[start : start + window]))

@@ -53,11 +53,13 @@ class Int8Linear:
         """`weight`: (out, in) float32."""
         self._width = len(weight)
         scales = weight.abs().amax(1).clamp_(min=1e-30) / _GREATEST_WEIGHT
-        self._weight = _in_strips((weight / scales[:, None]).round_().to(torch.int8), _INT8_STRIP, 2)
+        integers = (weight / scales[:, None]).round_().to(torch.int8)
+        self._weight = _in_strips(integers, _INT8_STRIP, 2)
         self._scales = np.zeros(len(self._weight) * _INT8_STRIP, np.float32)
         self._scales[: self._width] = scales.numpy()
-        # The greatest that cannot overflow a sum, whatever the weights are.
-        self._greatest = np.float32(min(_GREATEST_ACTIVATION, _GREATEST_SUM // (_GREATEST_WEIGHT * weight.shape[1])))
+        # The greatest that cannot overflow a sum, whatever the activations are.
+        heaviest = max(1, int(integers.abs().sum(1, dtype=torch.int64).max()))
+        self._greatest = np.float32(min(_GREATEST_ACTIVATION, _GREATEST_SUM // heaviest - 1))
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
