@@ -1,7 +1,7 @@
 """The engine against transformers on a real model: the same greedy tokens, however requests are batched, cut, preempted or resumed.
 
-fp32 products differ in their last bits between the programs, and in transformers with the shape of the batch. So tokens must be equal, or differ first where the
-reference itself wavers: its two best logits, computed for exactly that prefix, lie within 1e-3.
+fp32 products differ in their last bits between the programs, and in transformers with the shape of the batch. So tokens must be equal, or
+differ first where the reference itself wavers: its two best logits, computed for exactly that prefix, lie within 1e-3.
 """
 
 import random

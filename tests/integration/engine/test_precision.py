@@ -10,6 +10,7 @@ import pytest
 
 from workers.engine import precision
 from workers.engine.config import EngineConfig
+from workers.engine.engine import PagedEngine
 
 
 @pytest.fixture
@@ -47,6 +48,14 @@ def test_a_model_that_changes_is_measured_again(config: EngineConfig, tmp_path: 
     (config.model / "generation_config.json").write_text("{}")
     precision.choose_dtype(config, tmp_path)
     assert len(verdicts(tmp_path)) == 2
+
+
+def test_a_cache_smaller_than_a_window_of_the_text_will_do(make_model: Callable[..., Path]) -> None:
+    config = EngineConfig(model=make_model(num_hidden_layers=9, max_position_embeddings=2048), device="cpu", kv_memory_mb=1, block_size=8)
+    engine = PagedEngine(config)
+    engine.open()
+    assert engine.stats().kv_tokens_total < 512
+    assert precision.perplexity(config) > 1
 
 
 def test_a_verdict_that_cannot_be_written_is_said(config: EngineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
