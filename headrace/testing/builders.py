@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.ids import new_job_id
-from headrace.ports import Submission
+from headrace.ports import Submission, WorkerStatus
 from headrace.request import Endpoint, Lane, Request, Sampling
 
 DAY_MS = 86_400_000
@@ -59,3 +59,12 @@ def make_request(
 
 def make_submission(request: Request, *, key: str | None = None, body_hash: str = "hash", ttl_ms: int = DAY_MS) -> Submission:
     return Submission(request=request, idempotency_key=key, body_hash=body_hash, ttl_ms=ttl_ms)
+
+
+def make_status(worker: str = "w", **fields: Any) -> WorkerStatus:
+    """Of a worker that does nothing, but for `fields`."""
+    idle: dict[str, Any] = {
+        "pid": 1, "model": "test-model", "device": "cpu", "memory_used": 0, "memory_total": 1, "kv_tokens_used": 0, "kv_tokens_total": 1,
+        "active_requests": 0, "steps": 0,
+    }  # fmt: skip
+    return WorkerStatus(worker=worker, **{**idle, **fields})

@@ -6,26 +6,16 @@ from dataclasses import replace
 import pytest
 
 from headrace.errors import JobNotFound, JobPurged
-from headrace.ports import START, Append, Depth, Load, Verdict, WorkerStatus
+from headrace.ports import START, Append, Depth, Load, Verdict
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.bench import MODEL, Bench, Outcome
+from headrace.testing.builders import make_status
 
 SHORT = QueueLimits(retention_ms=60_000, viewer_grace_ms=1_000)
 
-STATUS = WorkerStatus(
-    worker="w1",
-    pid=1,
-    model=MODEL,
-    device="cpu",
-    memory_used=10,
-    memory_total=20,
-    kv_tokens_used=3,
-    kv_tokens_total=4,
-    active_requests=1,
-    steps=5,
-)
+STATUS = make_status("w1", memory_used=10, memory_total=20, kv_tokens_used=3, kv_tokens_total=4, active_requests=1, steps=5)
 
 
 class TestDeadlines:

@@ -15,31 +15,20 @@ from redis.asyncio.connection import AbstractConnection
 
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError, QueueFull, QueueUnavailable, SettingsError
-from headrace.ports import START, Append, Finish, Held, Submission, Verdict, WorkerStatus
+from headrace.ports import START, Append, Finish, Held, Submission, Verdict
 from headrace.queues import doorbell
 from headrace.queues.redis import RedisQueue, read_library
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import TERMINAL, State
 from headrace.testing.bench import RedisBench
-from headrace.testing.builders import make_request, make_submission
+from headrace.testing.builders import make_request, make_status, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.proxy import Proxy, proxy_to
 
 P = "headrace:{00}:"
 MODEL = "test-model"
-STATUS = WorkerStatus(
-    worker="w",
-    pid=1,
-    model=MODEL,
-    device="cpu",
-    memory_used=0,
-    memory_total=1,
-    kv_tokens_used=0,
-    kv_tokens_total=1,
-    active_requests=0,
-    steps=0,
-)
+STATUS = make_status()
 
 
 @pytest.fixture

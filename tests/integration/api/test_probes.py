@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from headrace.errors import ModelUnavailable
-from headrace.ports import WorkerStatus
 from headrace.settings import Settings
+from headrace.testing.builders import make_status
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
 from headrace.testing.outages import CutQueue, lose_replies
@@ -30,17 +30,8 @@ def queue() -> MemoryQueue:
     return CutQueue()
 
 
-STATUS = WorkerStatus(
-    worker="w1",
-    pid=7,
-    model=MODEL,
-    device="cpu",
-    memory_used=10,
-    memory_total=100,
-    kv_tokens_used=3,
-    kv_tokens_total=30,
-    active_requests=2,
-    steps=5,
+STATUS = make_status(
+    "w1", pid=7, model=MODEL, memory_used=10, memory_total=100, kv_tokens_used=3, kv_tokens_total=30, active_requests=2, steps=5
 )
 
 

@@ -1,23 +1,12 @@
 import pytest
 
 from headrace.ports import WorkerStatus
+from headrace.testing.builders import make_status
 from producer_api.readiness import LATE_S, scheduler_part, workers_part
 
 
 def worker(model: str, *, standby: bool = False) -> WorkerStatus:
-    return WorkerStatus(
-        worker=f"{model}-{standby}",
-        pid=1,
-        model=model,
-        device="cpu",
-        memory_used=0,
-        memory_total=0,
-        kv_tokens_used=0,
-        kv_tokens_total=0,
-        active_requests=0,
-        steps=0,
-        standby=standby,
-    )
+    return make_status(f"{model}-{standby}", model=model, standby=standby)
 
 
 @pytest.mark.parametrize(
