@@ -7,7 +7,7 @@ from enum import StrEnum
 import orjson
 
 from tests.chaos.model import NAME, POISON
-from tests.chaos.orders import ORDERS_PER_POISON, TENANTS, Encode, conversation, random_words
+from tests.chaos.orders import ORDERS_PER_POISON, Encode, Owned, conversation, random_words
 from workers.backends.scripted import answer_to, text_of
 
 LINES_PER_BATCH = 100
@@ -67,7 +67,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchOrder:
+class BatchOrder(Owned):
     number: int
     kind: BatchKind
     after: int
@@ -80,15 +80,6 @@ class BatchOrder:
     def key(self) -> str:
         """Its Idempotency-Key, and its file's."""
         return f"batch-{self.number}"
-
-    @property
-    def tenant(self) -> str:
-        return TENANTS[self.number % len(TENANTS)]
-
-    @property
-    def stranger(self) -> str:
-        """Another tenant."""
-        return TENANTS[(self.number + 1) % len(TENANTS)]
 
     @property
     def content(self) -> bytes:

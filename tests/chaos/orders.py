@@ -57,8 +57,24 @@ SHARES = {
 }
 
 
+class Owned:
+    """Something numbered that belongs to one of the tenants."""
+
+    __slots__ = ()
+    number: int
+
+    @property
+    def tenant(self) -> str:
+        return TENANTS[self.number % len(TENANTS)]
+
+    @property
+    def stranger(self) -> str:
+        """Another tenant."""
+        return TENANTS[(self.number + 1) % len(TENANTS)]
+
+
 @dataclass(frozen=True, slots=True)
-class Order:
+class Order(Owned):
     """One request of one client."""
 
     number: int
@@ -75,15 +91,6 @@ class Order:
     def key(self) -> str:
         """Its Idempotency-Key."""
         return f"order-{self.number}"
-
-    @property
-    def tenant(self) -> str:
-        return TENANTS[self.number % len(TENANTS)]
-
-    @property
-    def stranger(self) -> str:
-        """Another tenant."""
-        return TENANTS[(self.number + 1) % len(TENANTS)]
 
     @property
     def choices(self) -> tuple[tuple[int, ...], ...]:
