@@ -4,17 +4,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from headrace.embedded import EmbeddedValkey
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    """A server for the whole run. Whoever uses it deletes what is in it."""
+def valkey_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    """A server for the whole run, with whatever the tests before have left in it."""
     server = EmbeddedValkey(Path(tmp_path_factory.mktemp("valkey")))
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def valkey(valkey_of_all: EmbeddedValkey) -> EmbeddedValkey:
+    """The same server, emptied."""
+    with Redis.from_url(valkey_of_all.url) as store:
+        store.flushall()
+    return valkey_of_all
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
-from redis import Redis
 
 from headrace.batch_ports import BatchWork
 from headrace.embedded import EmbeddedValkey
@@ -36,8 +35,6 @@ def files_dir(tmp_path: Path) -> Path:
 async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
     async with connect(Settings(redis_url=valkey.url)) as registries:
         yield registries
-    with Redis.from_url(valkey.url) as store:
-        store.flushdb()
 
 
 @pytest.fixture

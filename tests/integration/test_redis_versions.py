@@ -39,7 +39,6 @@ def older() -> Library:
 @pytest.fixture
 async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Any]:
     async with Redis.from_url(valkey.url, protocol=2) as client:
-        await client.flushall()
         yield client
 
 

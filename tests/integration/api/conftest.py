@@ -3,7 +3,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from redis import Redis
 
 from headrace.batch_ports import BatchWork
 from headrace.embedded import EmbeddedValkey
@@ -41,11 +40,8 @@ def queue() -> MemoryQueue:
 
 @pytest.fixture
 async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
-    with Redis.from_url(valkey.url) as store:
-        store.flushdb()  # the server is the whole run's, and others may have left jobs on it
-        async with connect(Settings(redis_url=valkey.url)) as registries:
-            yield registries
-        store.flushdb()
+    async with connect(Settings(redis_url=valkey.url)) as registries:
+        yield registries
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import schemathesis
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis import Redis
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import content_type_conformance, negative_data_rejection, not_a_server_error, status_code_conformance
 from schemathesis.core.result import Ok
@@ -79,12 +78,10 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url(valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = SETTINGS.model_copy(update={"redis_url": valkey.url, "files_dir": tmp_path_factory.mktemp("files")})
+def url(valkey_of_all: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = SETTINGS.model_copy(update={"redis_url": valkey_of_all.url, "files_dir": tmp_path_factory.mktemp("files")})
     with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(serving(settings)) as url:
         yield url
-    with Redis.from_url(valkey.url) as store:
-        store.flushdb()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,14 +23,6 @@ from headrace.testing.tiny_model import make_model
 
 MODEL = "tiny"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
-
-
-@pytest.fixture
-async def clean_valkey(valkey: EmbeddedValkey) -> AsyncIterator[EmbeddedValkey]:
-    async with connect(Settings(redis_url=valkey.url)) as queue:
-        yield valkey
-        for job in await queue.list_jobs("default", after=None, limit=100):
-            await queue.cancel("default", job.request.id)
 
 
 async def test_it_waits_for_its_store_and_its_model(tmp_path: Path) -> None:
@@ -62,9 +53,9 @@ async def test_it_waits_for_its_store_and_its_model(tmp_path: Path) -> None:
         await asyncio.to_thread(store.stop)
 
 
-async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     make_model(tmp_path / MODEL)
-    api = ApiProcess(clean_valkey.url, tmp_path / MODEL)
+    api = ApiProcess(valkey.url, tmp_path / MODEL)
     async with api.run(stderr=asyncio.subprocess.PIPE) as process, httpx.AsyncClient(base_url=api.url) as http:
         await api.ready(http)
         async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
@@ -82,9 +73,9 @@ async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, clean_
     assert told == ["1 unfinished streams and waiting calls are cut"]
 
 
-async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     make_model(tmp_path / MODEL)
-    api, pace = ApiProcess(clean_valkey.url, tmp_path / MODEL), Pace(free=False)
+    api, pace = ApiProcess(valkey.url, tmp_path / MODEL), Pace(free=False)
     texts: list[str] = []
 
     def read() -> None:
@@ -94,7 +85,7 @@ async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, clean_valk
 
     async with (
         httpx.AsyncClient(base_url=api.url) as http,
-        connect(Settings(redis_url=clean_valkey.url)) as queue,
+        connect(Settings(redis_url=valkey.url)) as queue,
         ScriptedWorker(queue, model=MODEL, pace=pace).run(),
     ):
         async with api.run() as process:
@@ -114,14 +105,14 @@ async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, clean_valk
 
 @pytest.mark.parametrize(("fault", "stored"), [("silent", False), ("drop_replies", True)], ids=["before", "behind"])
 async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
-    tmp_path: Path, clean_valkey: EmbeddedValkey, fault: str, stored: bool
+    tmp_path: Path, valkey: EmbeddedValkey, fault: str, stored: bool
 ) -> None:
     """It dies before its request has reached the store, or when the answer is on its way back: whoever repeats the call has one job."""
     await asyncio.to_thread(make_model, tmp_path / MODEL)
     key = {"idempotency-key": f"key-{fault}"}
-    async with proxy_to(unquote(urlsplit(clean_valkey.url).path)) as wire:
+    async with proxy_to(unquote(urlsplit(valkey.url).path)) as wire:
         api = ApiProcess(f"redis://127.0.0.1:{wire.port}/0", tmp_path / MODEL)
-        async with httpx.AsyncClient(base_url=api.url, timeout=20) as http, connect(Settings(redis_url=clean_valkey.url)) as queue:
+        async with httpx.AsyncClient(base_url=api.url, timeout=20) as http, connect(Settings(redis_url=valkey.url)) as queue:
 
             async def jobs() -> list[str]:
                 return [job.request.id for job in await queue.list_jobs("default", after=None, limit=9) if job.ended_ms is None]
@@ -148,10 +139,10 @@ async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
             assert await jobs() == [again.json()["id"]]
 
 
-async def test_what_a_shutdown_does_not_wait_for_is_told_to_come_back(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+async def test_what_a_shutdown_does_not_wait_for_is_told_to_come_back(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     """The store does not answer, so the call cannot either."""
     await asyncio.to_thread(make_model, tmp_path / MODEL)
-    async with proxy_to(unquote(urlsplit(clean_valkey.url).path)) as wire:
+    async with proxy_to(unquote(urlsplit(valkey.url).path)) as wire:
         api = ApiProcess(f"redis://127.0.0.1:{wire.port}/0", tmp_path / MODEL, HEADRACE_SHUTDOWN_S="1")
         async with httpx.AsyncClient(base_url=api.url, timeout=20) as http, api.run() as process:
             await api.ready(http)
@@ -174,10 +165,10 @@ async def _length(texts: list[str], wanted: int) -> bool:
     return len(texts) >= wanted
 
 
-async def test_a_disk_that_fails_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, clean_valkey: EmbeddedValkey) -> None:
+async def test_a_disk_that_fails_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     """The limit on the size of a file stands for the disk's: both fail the write that goes beyond."""
     make_model(tmp_path / MODEL)
-    api = ApiProcess(clean_valkey.url, tmp_path / MODEL)
+    api = ApiProcess(valkey.url, tmp_path / MODEL)
     async with api.run() as process, httpx.AsyncClient(base_url=api.url) as http:
         await api.ready(http)
 

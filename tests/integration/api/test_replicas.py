@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from redis.asyncio import Redis
 
 from headrace.client import stream_chat
 from headrace.embedded import EmbeddedValkey
@@ -30,8 +29,6 @@ WITHIN_S = 10.0
 
 @pytest.fixture
 async def replicas(tmp_path: Path, valkey: EmbeddedValkey) -> AsyncIterator[list[ApiProcess]]:
-    async with Redis.from_url(valkey.url) as store:
-        await store.flushdb()  # the server is the whole run's, and others may have left jobs on it
     await asyncio.to_thread(make_model, tmp_path / MODEL)
     # One that waits longer for ordinary calls than it may take for streams: these must be cut at once.
     yield [ApiProcess(valkey.url, tmp_path / MODEL, HEADRACE_SHUTDOWN_S="8") for _ in range(2)]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from redis.asyncio import Redis
 
 from headrace.embedded import EmbeddedValkey
 from headrace.ports import START, Job, WorkerStatus
@@ -37,8 +36,6 @@ HASTY = Patience(start=60.0, step=1.5)
 @pytest.fixture
 async def queue(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[RedisQueue]:
     """With a janitor."""
-    async with Redis.from_url(valkey.url) as raw:
-        await raw.flushall()
     monkeypatch.setenv("HEADRACE_REDIS_URL", valkey.url)
     monkeypatch.setenv("HEADRACE_MODEL_NAME", MODEL)
     monkeypatch.setenv("HEADRACE_LEASE_MS", str(LEASE_MS))
