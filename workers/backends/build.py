@@ -50,14 +50,13 @@ def _scripted(order: Order) -> Engine:
 def _paged(order: Order) -> Engine:
     from workers.engine.engine import PagedEngine
     from workers.engine.precision import choose_dtype
-    from workers.engine.runner import choose_device
+    from workers.engine.runner import choose_device, kv_tokens
 
     config = _config(order)
+    check_room(kv_tokens(config), order)  # first: to measure what weights are to be takes a while
     if config.dtype == "auto" and choose_device(config.device).type == "cpu":
         config = replace(config, dtype=choose_dtype(config, order.settings.cache_dir))
-    engine = PagedEngine(config)
-    check_room(engine.stats().kv_tokens_total, order)
-    return engine
+    return PagedEngine(config)
 
 
 def _config(order: Order) -> EngineConfig:

@@ -10,8 +10,8 @@ from headrace.logprobs import Logprobs
 from headrace.request import MAX_TOP_LOGPROBS
 from workers.engine.sampler import Draw, sample
 
-_UNLIKELY = -9999.0
-"""Told for a token of no probability: JSON has no infinity."""
+UNLIKELY = -9999.0
+"""Told for a token of no probability, or of none that is a number: JSON has neither infinity nor NaN."""
 _SLICE = 64
 """Rows whose distributions are held at once, beside the logits themselves."""
 
@@ -59,4 +59,4 @@ def _tell(logprobs: Tensor, ids: Sequence[int], tops: Sequence[int]) -> list[Log
 
 def _readable(logprob: float) -> float:
     """Six places are what float32 holds; more would only fill the log."""
-    return round(max(_UNLIKELY, logprob), 6)  # in this order NaN, which JSON has not either, is as unlikely
+    return round(max(UNLIKELY, logprob), 6)  # in this order NaN, which JSON has not either, is as unlikely

@@ -14,7 +14,8 @@ from headrace.request import Sampling
 from headrace.tokenizer import Tokenizer
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
-from workers.ports import Delta, EngineRequest
+from workers.engine.next_token import UNLIKELY
+from workers.ports import Delta, EngineRequest, FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -23,25 +24,29 @@ MOST_WORSE = 0.01
 _TOKENS = 2_048
 """Of the text. The difference is known to about half a percent then."""
 _WINDOW = 512
-_METHOD = 2
+_METHOD = 3
 """Counts up whenever what was measured before no longer holds: another text, other kernels."""
 
 
 def choose_dtype(config: EngineConfig, cache_dir: Path) -> Literal["fp32", "int8"]:
     """int8 unless the text says that it costs too much. Takes seconds, the first time for a model."""
     verdict = cache_dir / "precision" / f"{_fingerprint(config.model)}.json"
-    try:
-        worse = float(json.loads(verdict.read_text(encoding="utf-8"))["worse"])
-    except (OSError, ValueError, KeyError):
+    worse = _recall(verdict)
+    if worse is None:
         worse = _measure(config)
         _remember(verdict, worse)
+    if math.isnan(worse):
+        logger.warning("weights are fp32: of the fixed text not every token has a probability in both fp32 and int8")
+        return "fp32"
     chosen: Literal["fp32", "int8"] = "int8" if worse <= MOST_WORSE else "fp32"
     logger.info("weights are %s: in int8 the perplexity of the fixed text is %+.2f %% of that in fp32", chosen, 100 * worse)
     return chosen
 
 
 def perplexity(config: EngineConfig) -> float:
-    """Of the fixed text, in windows that each begin anew."""
+    """Of the fixed text, in windows that each begin anew. NaN unless every token of it has a probability: what has none is the worst of
+    the text, and a mean without it would be better than the model.
+    """
     engine = PagedEngine(replace(config, prefix_cache=False, max_running=4))
     engine.open()
     folder = ModelFolder.read(config.model)
@@ -52,18 +57,25 @@ def perplexity(config: EngineConfig) -> float:
     logprobs: list[float] = []
     for start in range(0, len(ids) - 1, window):
         logprobs += _score(engine, tuple(ids[start : start + window]))
+    if not logprobs or min(logprobs) <= UNLIKELY:
+        return math.nan
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
 def _score(engine: PagedEngine, ids: tuple[int, ...]) -> list[float]:
+    """Of each of `ids` but the first; UNLIKELY alone if the engine gave the window up."""
     engine.add(EngineRequest(request_id="text", prompt_ids=ids, sampling=Sampling(max_tokens=1, seed=0, logprobs=0, prompt_logprobs=True)))
     deltas: list[Delta] = []
     while not any(delta.finish for delta in deltas):
         deltas += engine.step(0)
+    if any(delta.finish is FinishReason.ERROR for delta in deltas):
+        logger.warning("a part of the fixed text failed: %s", deltas[-1].error)
+        return [UNLIKELY]
     return [told.chosen for delta in deltas for told in delta.prompt_logprobs]
 
 
 def _measure(config: EngineConfig) -> float:
+    """By how much more; NaN if one of the two is."""
     logger.info("measuring whether %s may run in 8 bits; this is done once", config.model.name)
     return perplexity(replace(config, dtype="int8")) / perplexity(replace(config, dtype="fp32")) - 1
 
@@ -73,6 +85,15 @@ def _fingerprint(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(json.dumps([_METHOD, str(folder.resolve()), stats]).encode()).hexdigest()[:32]
+
+
+def _recall(verdict: Path) -> float | None:
+    """None where there is none, or something else in its place."""
+    try:
+        worse = json.loads(verdict.read_text(encoding="utf-8"))["worse"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return worse if isinstance(worse, float) else None
 
 
 def _remember(verdict: Path, worse: float) -> None:

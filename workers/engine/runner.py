@@ -15,6 +15,7 @@ from workers.engine.kv_cache import KvCache
 from workers.engine.linear import linear_maker
 from workers.engine.models.decoder import Decoder
 from workers.engine.models.registry import read_shape
+from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
 from workers.engine.next_token import NextToken, next_tokens, tell
 from workers.engine.planner import Plan
@@ -43,15 +44,8 @@ class Runner:
         if config.batch_invariant and self.device.type != "cpu":
             raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is for CPUs, the device is {self.device}")
         shape = read_shape(folder.path)
-        # bfloat16 is several times slower than float32 on CPUs without instructions for it.
-        dtype = shape.dtype if config.dtype == "auto" and self.device.type != "cpu" else torch.float32
-        kv_dtype = torch.float16 if config.kv_dtype == "fp16" else dtype
-        block_bytes = KvCache.block_bytes(
-            layers=len(shape.layers), block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=kv_dtype
-        )
-        self.blocks = config.kv_memory_mb * 2**20 // block_bytes
-        if self.blocks < 1:
-            raise SettingsError(f"kv_memory_mb={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+        dtype, kv_dtype = _dtypes(config, shape, self.device)
+        self.blocks = _count_blocks(config, shape, kv_dtype)
         self._new_cache = partial(
             KvCache,
             layers=len(shape.layers),
@@ -138,6 +132,30 @@ def _score(logits: Tensor, plan: Plan) -> list[list[Logprobs]]:
         return []
     told = iter(tell(logits, [token for row in rows for token in row.targets], [row.alternatives for row in rows for _ in row.targets]))
     return [[next(told) for _ in row.targets] for row in rows]
+
+
+def kv_tokens(config: EngineConfig) -> int:
+    """What the KV cache of a Runner would hold, told without loading a model. Raises as it does."""
+    shape = read_shape(config.model)
+    _, kv_dtype = _dtypes(config, shape, choose_device(config.device))
+    return _count_blocks(config, shape, kv_dtype) * config.block_size
+
+
+def _dtypes(config: EngineConfig, shape: Shape, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """Of the activations and of the KV cache."""
+    # bfloat16 is several times slower than float32 on CPUs without instructions for it.
+    dtype = shape.dtype if config.dtype == "auto" and device.type != "cpu" else torch.float32
+    return dtype, torch.float16 if config.kv_dtype == "fp16" else dtype
+
+
+def _count_blocks(config: EngineConfig, shape: Shape, kv_dtype: torch.dtype) -> int:
+    block_bytes = KvCache.block_bytes(
+        layers=len(shape.layers), block_size=config.block_size, kv_heads=shape.heads.kv, head_dim=shape.heads.dim, dtype=kv_dtype
+    )
+    blocks = config.kv_memory_mb * 2**20 // block_bytes
+    if blocks < 1:
+        raise SettingsError(f"kv_memory_mb={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+    return blocks
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,10 +4,16 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from headrace.errors import SettingsError
+from headrace.settings import Settings
+from workers.backends.build import build_engine
 from workers.engine import precision
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
@@ -36,10 +42,71 @@ def test_the_verdict_is_that_of_the_text_and_is_remembered(config: EngineConfig,
     assert precision.choose_dtype(config, tmp_path) == chosen
 
 
-@pytest.mark.parametrize(("int8", "chosen"), [(10.09, "int8"), (9.5, "int8"), (10.2, "fp32"), (math.nan, "fp32")])
-def test_one_percent_is_the_limit(int8: float, chosen: str, config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "perplexity", lambda given: int8 if given.dtype == "int8" else 10.0)
+@pytest.mark.parametrize(
+    ("int8", "fp32", "chosen"),
+    [
+        (10.09, 10.0, "int8"),
+        (9.5, 10.0, "int8"),
+        (10.2, 10.0, "fp32"),
+        (math.nan, 10.0, "fp32"),
+        (10.0, math.nan, "fp32"),
+        (math.nan, math.nan, "fp32"),
+    ],
+)
+def test_one_percent_is_the_limit(
+    int8: float, fp32: float, chosen: str, config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "perplexity", lambda given: int8 if given.dtype == "int8" else fp32)
     assert precision.choose_dtype(config, tmp_path) == chosen
+    assert precision.choose_dtype(config, tmp_path) == chosen  # as it was remembered
+
+
+@pytest.mark.parametrize("found", ["", "{}", "[]", "1", '{"worse": null}', '{"worse": [1]}', '{"worse": "0.0"}', '{"worse": true}'])
+def test_a_verdict_of_another_shape_is_no_verdict(
+    found: str, config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "perplexity", lambda given: 12.0 if given.dtype == "int8" else 10.0)
+    precision.choose_dtype(config, tmp_path)
+    [verdict] = verdicts(tmp_path)
+    right = verdict.read_text()
+    verdict.write_text(found)
+    assert precision.choose_dtype(config, tmp_path) == "fp32"
+    assert verdict.read_text() == right
+
+
+def spoil_embedding(folder: Path, token: int) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][token] = math.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_model_of_no_numbers_has_no_perplexity(config: EngineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One token of the text makes nonsense of all behind it: whole windows fail, and must not be left out."""
+
+    config = replace(config, dtype="fp32")
+    sound = precision.perplexity(config)
+    assert math.isfinite(sound)
+    text = resources.files("workers.engine").joinpath("fixed_text.txt").read_text()[:2048]
+    rare = min((text.count(char), char) for char in set(text) if char > " ")[1]
+    spoil_embedding(config.model, ord(rare) - ord("!"))  # a byte-level alphabet begins with the printable characters
+    with caplog.at_level(logging.WARNING):
+        assert math.isnan(precision.perplexity(config))
+        assert precision.choose_dtype(config, tmp_path) == "fp32"
+    assert "a part of the fixed text failed: the model's output for this request is not a number" in caplog.text
+    assert "weights are fp32" in caplog.text
+
+
+def test_room_that_is_too_small_is_told_before_anything_is_measured(
+    make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> float:
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr(precision, "choose_dtype", measured)
+    folder = make_model(max_position_embeddings=4096)
+    settings = Settings(model=str(folder), engine="paged", device="cpu", kv_memory_mb=1)
+    with pytest.raises(SettingsError, match="HEADRACE_KV_MEMORY_MB=1 holds 2048 tokens, less than the context of 4096"):
+        build_engine(settings)
 
 
 def test_a_model_that_changes_is_measured_again(config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
