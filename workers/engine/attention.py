@@ -124,8 +124,10 @@ class TorchAttention:
         seen = [0 if window is None else max(0, batch.starts[i] + 1 - window) // size for i in rows]
         blocks = max(-(-(batch.starts[i] + count) // size) - first for i, first in zip(rows, seen, strict=True))
         first_blocks = torch.tensor(seen, device=device)[:, None]
-        # A row that needs fewer than the others is filled up with whatever its table ends in, which the mask hides.
-        columns = (first_blocks + torch.arange(blocks, device=device)).clamp_(max=self._cache.tables.shape[1] - 1)
+        # A row that needs fewer than the others is filled up with its own last block. The mask hides that, but a weight of zero times
+        # another sequence's NaN would be NaN.
+        last_blocks = torch.tensor([(batch.starts[i] + count - 1) // size for i in rows], device=device)[:, None]
+        columns = torch.minimum(first_blocks + torch.arange(blocks, device=device), last_blocks)
         tables = self._cache.tables[torch.tensor([batch.slots[i] for i in rows], device=device)[:, None], columns].long()
         keys = (first_blocks * size + torch.arange(blocks * size, device=device))[:, None]
         queries = batch.positions[tokens][..., None]

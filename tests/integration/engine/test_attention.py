@@ -107,3 +107,33 @@ def test_attention_is_what_its_definition_says(
     sequences = Sequences(lengths, heads)
     for mine, defined in zip(run(kind, attention, sequences, block_size, paces, dtype), sequences.defined(kind), strict=True):
         torch.testing.assert_close(mine, defined, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("attention", [TorchAttention, CpuAttention])
+@pytest.mark.parametrize("window", [None, 5])
+def test_nonsense_of_one_sequence_does_not_reach_another(attention: type[Any], window: int | None) -> None:
+    """The short one's table still names blocks of its slot's earlier owner, which another sequence has by now."""
+    heads, size = Heads(4, 2, 8), 8
+    cache = KvCache(
+        layers=1, blocks=6, block_size=size, kv_heads=heads.kv, head_dim=heads.dim, slots=2, blocks_per_slot=4, device=CPU,
+        dtype=torch.float32,
+    )  # fmt: skip
+    cache.assign(0, 0, [0, 1, 2, 3])
+    cache.assign(1, 0, [4, 0, 1, 2])
+    layer = attention(cache, heads, [LayerKind(0.3, window)])
+    qkv = torch.randn(2, heads.qkv_width, generator=torch.Generator().manual_seed(0))
+    still = (torch.ones(2, heads.dim // 2), torch.zeros(2, heads.dim // 2))
+    positions = torch.tensor([25, 3])
+
+    def compute() -> Tensor:
+        layer.begin(Batch(positions, positions, (0, 1), (25, 3), (1, 1), positions), [still, still])
+        result: Tensor = layer(0, qkv.clone())
+        return result
+
+    sound = compute()
+    cache.clear([0, 1, 2, 3])
+    cache.keys[0][:4] = cache.values[0][:4] = torch.nan
+    spoilt = compute()
+    assert sound.isfinite().all()
+    assert spoilt[0].isnan().all()
+    assert torch.equal(spoilt[1], sound[1])
