@@ -50,6 +50,14 @@ class BlockPoolMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
+    def spoil(self, data: st.DataObject) -> None:
+        block, free = data.draw(st.sampled_from(sorted(self.kept))), self.pool.free
+        self.pool.spoil(block)
+        self.kept.remove(block)
+        assert self.pool.free == free
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
     def share_kept(self, data: st.DataObject) -> None:
         block = data.draw(st.sampled_from(sorted(self.kept)))
         self.pool.share([block])

@@ -60,6 +60,18 @@ class PlannerMachine(RuleBasedStateMachine):
     def abort(self, data: st.DataObject) -> None:
         self.planner.remove(data.draw(st.sampled_from([sequence.id for sequence in self.planner])))
 
+    @precondition(lambda self: any(True for _ in self.planner))
+    @rule(data=st.data())
+    def turn_out_nonsense(self, data: st.DataObject) -> None:
+        """What it holds must not be found by anybody who comes later; those who share it go on."""
+        failed = data.draw(st.sampled_from(list(self.planner)))
+        blocks = failed.blocks[: len(failed.entered)]
+        self.planner.spoil(failed.id)
+        self.planner.remove(failed.id)
+        self.planner.check()
+        kept = {block for block in blocks if self.planner._pool.users(block) == 0 and block in self.planner._pool._kept}
+        assert not kept, "nonsense is kept"
+
     @rule(times=st.integers(1, 5))
     def step(self, times: int) -> None:
         for _ in range(times):

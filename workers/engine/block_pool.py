@@ -52,6 +52,13 @@ class BlockPool:
             raise ValueError(f"block {block} is free")
         self._worth_keeping.add(block)
 
+    def spoil(self, block: int) -> None:
+        """What this block holds is worth nothing, whoever may still use it."""
+        self._worth_keeping.discard(block)
+        if block in self._kept:
+            del self._kept[block]
+            self._blank.append(block)
+
     def share(self, blocks: Iterable[int]) -> None:
         """One more user for each of these blocks, which must be in use or kept."""
         for block in blocks:

@@ -193,6 +193,7 @@ class PagedEngine:
     def _accept(self, request_id: str, token: NextToken | None) -> Delta:
         """One new token of one request; None if the model computed nonsense for it."""
         if token is None:
+            self._planner.spoil(request_id)
             return self._fail(request_id, Fault.ENGINE_ERROR, "the model's output for this request is not a number")
         try:
             shown = self._outputs[request_id].add(token.id)

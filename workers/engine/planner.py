@@ -125,6 +125,20 @@ class Planner:
         else:
             self._waiting.remove(sequence)
 
+    def spoil(self, sequence_id: str) -> None:
+        """What was computed for a sequence is nonsense: nobody finds it again, its shared beginning included, which may be where the
+        nonsense came from.
+        """
+        sequence = self._sequences[sequence_id]
+        if self._prefixes is None:
+            return
+        parent: int | str = sequence.salt
+        for index, number in enumerate(sequence.entered):
+            block = self._prefixes.remove(parent, sequence.tokens[index * self._block_size : (index + 1) * self._block_size])
+            if block is not None:
+                self._pool.spoil(block)
+            parent = number
+
     def plan(self) -> Plan:
         """Decide the next step. Blocks for it are taken; `account` it once it has run.
 

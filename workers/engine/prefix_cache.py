@@ -6,7 +6,7 @@ salt, whatever hashes collide. (Tenants have salts of their own: how long a prom
 
 A block is given away only when nobody uses it, oldest first, and a sequence lets go of its last block first: so children go before their
 parents. One that is left behind nevertheless, since two sequences computed its parent at the same time and the other's copy was entered,
-is found by nobody and leaves when it is the oldest.
+or since its parent was removed, is found by nobody and leaves when it is the oldest.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,14 @@ class PrefixCache:
     def forget(self, block: int) -> None:
         """The block is given away."""
         del self._nodes[self._key_of.pop(block)]
+
+    def remove(self, parent: int | str, tokens: Sequence[int]) -> int | None:
+        """The block that holds these tokens behind `parent` is not to be found any more, nor what lies behind it. Returns it, if it was."""
+        node = self._nodes.pop((parent, tuple(tokens)), None)
+        if node is None:
+            return None
+        del self._key_of[node.block]
+        return node.block
 
     def check(self) -> None:
         """Raises AssertionError unless each block has one node and each node one block."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from headrace.ports import START, Job
 from headrace.request import Request, Sampling
@@ -115,6 +116,25 @@ def test_nonsense_in_the_cache_does_not_outlive_its_request(make_model: Callable
     deltas = run(engine)
     assert deltas[BAD][0].fault is Fault.ENGINE_ERROR
     check_others(engine, deltas)
+
+
+def test_nonsense_in_shared_blocks_does_not_outlive_its_request(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that passes spoils full blocks of a prompt. Who asks for the same again gets an answer."""
+    prompt = (BAD_TOKEN, *range(40, 80))
+    engine = make_engine()
+    embed = F.embedding
+
+    def spoilt(ids: Any, weight: Any) -> Any:
+        return embed(ids, weight).masked_fill((ids == BAD_TOKEN)[:, None], float("nan"))
+
+    with monkeypatch.context() as fault:
+        fault.setattr(F, "embedding", spoilt)
+        engine.add(ask(BAD, prompt))
+        assert run(engine)[BAD][0].fault is Fault.ENGINE_ERROR
+    engine.add(ask("again", prompt))
+    sound = make_engine()
+    sound.add(ask("again", prompt))
+    assert ids_of(run(engine)["again"]) == ids_of(run(sound)["again"]) != []
 
 
 def lack_memory(engine: PagedEngine, monkeypatch: pytest.MonkeyPatch, when: Callable[[list[int]], bool]) -> list[int]:

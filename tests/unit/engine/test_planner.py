@@ -244,6 +244,33 @@ def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
     assert shape(advance(planner)) == {"a": (8, 2, True)}
 
 
+def test_nobody_finds_what_turned_out_to_be_nonsense() -> None:
+    planner = make_planner(prefix_cache=True)
+    add(planner, "a", 9)
+    advance(planner)
+    add(planner, "b", 13)
+    advance(planner)
+    planner.spoil("b")  # "a" may be where it came from
+    planner.remove("b")
+    planner.remove("a")
+    planner.check()
+    add(planner, "c", 13)
+    assert shape(advance(planner)) == {"c": (0, 13, True)}
+
+
+def test_what_lies_behind_nonsense_is_not_found_either() -> None:
+    planner = make_planner(prefix_cache=True)
+    add(planner, "long", 13)
+    add(planner, "short", 5)
+    advance(planner)
+    planner.remove("long")
+    planner.spoil("short")
+    planner.remove("short")
+    planner.check()
+    add(planner, "next", 13)
+    assert shape(advance(planner)) == {"next": (0, 13, True)}
+
+
 def test_tenants_share_nothing() -> None:
     planner = make_planner(prefix_cache=True)
     for name in "ab":
