@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workers.engine.attention import Batch, Heads, LayerKind, Rotation, TorchAttention
+from workers.engine.cpu import attention as cpu_attention
 from workers.engine.cpu.attention import CpuAttention
 from workers.engine.kv_cache import KvCache
 
@@ -137,3 +138,21 @@ def test_nonsense_of_one_sequence_does_not_reach_another(attention: type[Any], w
     assert sound.isfinite().all()
     assert spoilt[0].isnan().all()
     assert torch.equal(spoilt[1], sound[1])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("lengths", "window"), [((64, 40, 1, 9, 33), None), ((64, 40, 1, 9, 33), 11), ((2,), None)])
+def test_attention_is_the_same_for_any_number_of_threads(
+    threads: int, dtype: torch.dtype, lengths: tuple[int, ...], window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares end within a sequence, and between the heads of a tile; where there is little to do some threads have none."""
+    sequences, kind = Sequences(lengths, Heads(4, 2, 8)), LayerKind(0.3, window)
+    monkeypatch.setattr(cpu_attention, "take_threads", lambda _work, _at_least: threads)
+
+    def compute(threads: int) -> list[Tensor]:
+        monkeypatch.setattr(cpu_attention, "THREADS", threads)
+        return run(kind, CpuAttention, sequences, 8, [20] * len(lengths), dtype)
+
+    for split, whole in zip(compute(threads), compute(1), strict=True):
+        assert torch.equal(split, whole)

@@ -1,11 +1,17 @@
 """Linear layers and passes over rows on a CPU, against those of torch."""
 
+from collections.abc import Callable
+from functools import partial
+
+import numba
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.engine import layers
+from workers.engine.cpu import compiled
+from workers.engine.cpu import linear as cpu_linear
 from workers.engine.cpu import rows as cpu_rows
 from workers.engine.cpu.linear import FloatLinear, Int8Linear
 from workers.engine.linear import Linear, MakeLinear
@@ -77,3 +83,45 @@ def test_rms_norm_is_that_of_torch(rows: int) -> None:
 def test_activations_are_those_of_torch(name: str) -> None:
     x = torch.cat((random(64, 128) * 5, torch.tensor([0.0, -1e4, 1e4, torch.nan]).repeat(1, 32)))
     torch.testing.assert_close(getattr(cpu_rows, name)(x), getattr(layers, name)(x), rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
+@pytest.mark.parametrize("width", [200, 96, 7])
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_a_product_is_the_same_for_any_number_of_threads(
+    make: MakeLinear, width: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares of strips of columns, the last of which is not full; with seven threads of a narrow weight some have none."""
+    product, x = make(random(width, 576), random(width, seed=3)), random(100, 576, seed=1)
+
+    def compute(threads: int) -> Tensor:
+        monkeypatch.setattr(cpu_linear, "take_threads", lambda _work, _at_least: threads)
+        return product(x)
+
+    assert torch.equal(compute(threads), compute(1))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+@pytest.mark.parametrize(
+    "compute",
+    [
+        partial(cpu_rows.rms_norm, weight=random(128, seed=1), eps=1e-5),
+        cpu_rows.silu_and_mul,
+        cpu_rows.gelu_tanh_and_mul,
+    ],
+)
+def test_rows_are_the_same_in_any_chunks(compute: Callable[[Tensor], Tensor], chunk: int) -> None:
+    """Chunks of a loop are what threads are given: as many come of one thread, too."""
+    x = random(50, 128)
+    whole = compute(x)
+    with numba.parallel_chunksize(chunk):
+        assert torch.equal(compute(x), whole)
+
+
+@pytest.mark.parametrize(("threads", "work", "taken"), [(4, 1000, 4), (4, 250, 2), (4, 99, 1), (4, 0, 1), (1, 1000, 1)])
+def test_a_thread_is_woken_for_a_share_that_is_worth_it(threads: int, work: int, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(compiled, "THREADS", threads)
+    monkeypatch.setattr(compiled.numba, "set_num_threads", told.append)
+    assert compiled.take_threads(work, 100) == taken
+    assert told == [taken]
