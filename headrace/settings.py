@@ -19,7 +19,8 @@ from headrace.model_folder import DEMO_MODEL, default_name
 PREFIX = "HEADRACE_"
 
 
-def _default_cache() -> Path:
+def default_cache_dir() -> Path:
+    """What HEADRACE_CACHE_DIR is unless it is given."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace"
 
 
@@ -38,7 +39,11 @@ class Settings(BaseSettings):
     max_context: int | None = Field(
         None, ge=16, description="Longest prompt and answer together, in tokens, at most the model's own limit, which is the default."
     )
-    cache_dir: Path = Field(default_factory=_default_cache, description="Where converted models are kept.")
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        description="Where converted models are kept, whether they may run in int8, and compiled kernels: in `kernels`, unless "
+        "NUMBA_CACHE_DIR names another folder. Kernels of other versions are removed when no start has used them for 30 days.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
 
     # Files and batches

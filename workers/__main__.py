@@ -97,6 +97,7 @@ def main() -> None:
             # Imported here: the supervisor must stay small and start in no time.
             from workers.backends.build import build_engine
 
+            os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.cache_dir / "kernels"))
             name = arguments.name or f"{settings.worker_name}-{os.getpid()}-{secrets.token_hex(3)}"
             pulse = None if arguments.pulse is None else Pulse(arguments.pulse)
             wait([turn], STANDBY_PAUSE_S)

@@ -49,12 +49,13 @@ def _scripted(order: Order) -> Engine:
 
 def _paged(order: Order) -> Engine:
     from workers.engine.engine import PagedEngine
+    from workers.engine.kernels import has_kernels
     from workers.engine.precision import choose_dtype
     from workers.engine.runner import choose_device, kv_tokens
 
     config = _config(order)
     check_room(kv_tokens(config), order)  # first: to measure what weights are to be takes a while
-    if config.dtype == "auto" and choose_device(config.device).type == "cpu":
+    if config.dtype == "auto" and has_kernels(choose_device(config.device)):
         config = replace(config, dtype=choose_dtype(config, order.settings.cache_dir))
     return PagedEngine(config)
 

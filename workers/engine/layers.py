@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.engine.attention import Heads
+from workers.engine.kernels import has_kernels
 
 Norm = Callable[[Tensor], Tensor]
 
 
 def make_norm(weight: Tensor, eps: float) -> Norm:
     """x / rms(x) · weight over the last axis, computed in float32 (Zhang and Sennrich, 2019). The weight multiplies in its own type."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not has_kernels(weight.device, weight.dtype):
         return RmsNorm(weight, eps)
     from workers.engine.cpu import rows  # numba takes a while to import and is of use on CPUs only
 
@@ -40,7 +41,7 @@ Activation = Callable[[Tensor], Tensor]
 
 def make_activation(name: ActivationName, device: torch.device, dtype: torch.dtype) -> Activation:
     """(T, 2n) → (T, n): the activation of the first half times the second."""
-    if device.type != "cpu" or dtype != torch.float32:
+    if not has_kernels(device, dtype):
         return {"silu": silu_and_mul, "gelu_tanh": gelu_tanh_and_mul}[name]
     from workers.engine.cpu import rows  # as above
 

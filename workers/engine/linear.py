@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.errors import ModelUnavailable
+from workers.engine.kernels import has_kernels
 
 
 class Linear(Protocol):
@@ -36,7 +36,7 @@ def linear_maker(dtype: str) -> MakeLinear:
 
 
 def _float_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not has_kernels(weight.device, weight.dtype):
         return DenseLinear(weight, bias)
     from workers.engine.cpu.linear import FloatLinear  # numba takes a while to import and is of use on CPUs only
 
@@ -44,8 +44,8 @@ def _float_linear(weight: Tensor, bias: Tensor | None) -> Linear:
 
 
 def _int8_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    if weight.device.type != "cpu":
-        raise ModelUnavailable(f"HEADRACE_DTYPE=int8 is for CPUs, the device is {weight.device}")
+    if not has_kernels(weight.device, weight.dtype):
+        raise ModelUnavailable(f"HEADRACE_DTYPE=int8 is for CPUs with AVX2, FMA and F16C or of ARM, the device is {weight.device}")
     from workers.engine.cpu.linear import Int8Linear  # as above
 
     return Int8Linear(weight, bias)

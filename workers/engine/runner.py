@@ -11,6 +11,7 @@ from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
 from workers.engine.attention import Attention, Batch, TorchAttention
 from workers.engine.config import EngineConfig
+from workers.engine.kernels import has_kernels
 from workers.engine.kv_cache import KvCache
 from workers.engine.linear import linear_maker
 from workers.engine.models.decoder import Decoder
@@ -19,6 +20,7 @@ from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
 from workers.engine.next_token import NextToken, next_tokens, tell
 from workers.engine.planner import Plan
+from workers.engine.processors import count_processors
 from workers.engine.sampler import Draw
 
 
@@ -41,8 +43,8 @@ class Runner:
     def __init__(self, config: EngineConfig, folder: ModelFolder) -> None:
         """Raises ModelUnavailable if the model cannot be loaded, SettingsError if the KV memory holds no block."""
         self.device = choose_device(config.device)
-        if config.batch_invariant and self.device.type != "cpu":
-            raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is for CPUs, the device is {self.device}")
+        if config.batch_invariant and not has_kernels(self.device):
+            raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is for CPUs with AVX2, FMA and F16C or of ARM, the device is {self.device}")
         shape = read_shape(folder.path)
         dtype, kv_dtype = _dtypes(config, shape, self.device)
         self.blocks = _count_blocks(config, shape, kv_dtype)
@@ -58,10 +60,12 @@ class Runner:
             dtype=kv_dtype,
         )
         self._heads, self._layers = shape.heads, shape.layers
-        if self.device.type == "cpu":
+        if has_kernels(self.device):
             from workers.engine.cpu import compiled  # numba takes a while to import and is of use on CPUs only
 
             compiled.be_the_only_pool()
+        elif self.device.type == "cpu":
+            torch.set_num_threads(min(torch.get_num_threads(), count_processors()))
         with torch.inference_mode():
             weights = Weights(folder.path, device=self.device, dtype=dtype)
             self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype))
@@ -73,7 +77,7 @@ class Runner:
         self._attention = self._make_attention()
 
     def _make_attention(self) -> Attention:
-        if self.device.type != "cpu":
+        if not has_kernels(self.device):
             return TorchAttention(self._cache, self._heads, self._layers)
         from workers.engine.cpu.attention import CpuAttention  # as above
 

@@ -1,35 +1,35 @@
 """How kernels are compiled, and the one pool of threads that runs them."""
 
-import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-# The default order tries tbb first, whose threads spin beside OpenMP's. Read when numba first starts its threads.
-os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
+# numba's own order tries tbb first, whose threads spin beside OpenMP's. Where there is no OpenMP, anything will do.
+os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
 
 import numba
 import numba.extending
 import torch
+from numba.core.registry import cpu_target
+
+from workers.engine.cpu.kernel_folder import kernel_folder
+from workers.engine.processors import count_processors
 
 # Everything but the promise that there are no NaNs: they must come through, to be seen in the logits.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
-THREADS: int = min(torch.get_num_threads(), numba.get_num_threads())
-"""torch looks at OMP_NUM_THREADS and at cores, numba at NUMBA_NUM_THREADS and at what the process may use."""
-
-
-def _cache_dir(given: str) -> str:
-    """One for each state of this folder: numba looks for changes in a kernel's own file, not in those of what is compiled into it."""
-    here, sources = Path(__file__).parent, hashlib.sha256()
-    for file in sorted(here.glob("*.py")):
-        sources.update(file.read_bytes())
-    beside = here / "__pycache__" if os.access(here, os.W_OK) else Path.home() / ".cache" / "headrace"
-    return str(Path(given or beside) / f"kernels-{sources.hexdigest()[:16]}")
-
-
+_NEEDED = ("avx2", "fma", "f16c")
+"""Of x86. Without F16C there is no code for halves at all, without FMA a call for each product. All 64-bit ARMs have the like."""
 _settings: Any = numba.config
-_settings.CACHE_DIR = _cache_dir(_settings.CACHE_DIR)
+_settings.reload_config()  # who imported numba before has done so without the line above
+THREADS: int = min(torch.get_num_threads(), _settings.NUMBA_NUM_THREADS, count_processors())
+"""torch looks at OMP_NUM_THREADS and at cores, numba at NUMBA_NUM_THREADS."""
+_FOLDER = kernel_folder(_settings.CACHE_DIR)
+
+
+def lacking() -> tuple[str, ...]:
+    """Instructions that the kernels need and the processor that they would be compiled for has not."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return tuple(name for name in _NEEDED if f"+{name}" not in features.split(",")) if triple.startswith("x86_64") else ()
 
 
 def be_the_only_pool() -> None:
@@ -38,12 +38,17 @@ def be_the_only_pool() -> None:
 
 
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiled when it is first called, or loaded from what an earlier process left: in NUMBA_CACHE_DIR, or beside this file.
+    """Compiled when it is first called, or loaded from what an earlier process left in `kernel_folder`.
 
     Its free variables must be numbers, since they are the key under which it is found there. Its own arithmetic is exact: sums that may be
     made in another order belong into what is `inlined`. (With fastmath here, products of `tile` take half as long again.)
     """
-    result: Callable[..., None] = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)(function)
+    # numba looks at its setting here and never again for this function: nobody else's setting, before or later, comes into it.
+    others, _settings.CACHE_DIR = _settings.CACHE_DIR, _FOLDER or ""
+    try:
+        result: Callable[..., None] = numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy", parallel=True)(function)
+    finally:
+        _settings.CACHE_DIR = others
     return result
 
 

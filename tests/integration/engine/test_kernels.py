@@ -1,0 +1,129 @@
+"""Where kernels are kept, by how many threads they run, and what computes where they cannot."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.engine.cpu import kernel_folder as folders
+from workers.engine.cpu.kernel_folder import UNUSED_S, kernel_folder
+
+GENERATE = """
+import logging, sys
+from pathlib import Path
+from headrace.request import Sampling
+from workers.engine.config import EngineConfig
+from workers.engine.engine import PagedEngine
+from workers.engine.kernels import has_kernels
+from workers.ports import EngineRequest
+import torch
+
+logging.basicConfig(level=logging.WARNING)
+engine = PagedEngine(EngineConfig(model=Path(sys.argv[1]), device="cpu", kv_memory_mb=1, block_size=8, dtype=sys.argv[2], kv_dtype="fp16"))
+engine.warm_up()
+engine.open()
+for name, length in (("a", 3), ("b", 20)):
+    ids = tuple(range(length))
+    engine.add(EngineRequest(request_id=name, prompt_ids=ids, sampling=Sampling(max_tokens=6, temperature=0.0, seed=0, ignore_eos=True)))
+while engine.stats().running + engine.stats().waiting:
+    for delta in engine.step(0):
+        print(delta.request_id, *delta.token_ids)
+print("kernels", has_kernels(torch.device("cpu")))
+"""
+WITHOUT = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2"}
+"""A processor of before AVX2."""
+
+
+def run(code: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env={**os.environ, **environ}, capture_output=True, text=True, check=False, timeout=240
+    )
+
+
+def test_each_state_of_the_sources_has_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kernel_folder(str(tmp_path))
+    assert first is not None
+    assert kernel_folder(str(tmp_path)) == first
+    source = tmp_path / "sources" / "folder.py"
+    source.parent.mkdir()
+    source.write_text("changed")
+    monkeypatch.setattr(folders, "__file__", str(source))
+    second = kernel_folder(str(tmp_path))
+    assert second is not None
+    assert {Path(first), Path(second)} == set(tmp_path.glob("kernels-*"))
+
+
+def test_folders_that_nobody_uses_any_more_are_removed(tmp_path: Path) -> None:
+    old, recent, other = (tmp_path / name for name in ("kernels-old", "kernels-recent", "somebody-elses"))
+    for folder in (old, recent, other):
+        (folder / "cpu").mkdir(parents=True)
+    for folder, age in ((old, UNUSED_S + 60), (recent, UNUSED_S - 60), (other, UNUSED_S + 60)):
+        os.utime(folder, (time.time() - age,) * 2)
+    mine = kernel_folder(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"kernels-recent", "somebody-elses", Path(mine or "").name}
+
+
+def test_without_a_setting_they_are_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Path(kernel_folder("") or "").parent == tmp_path / "headrace" / "kernels"
+
+
+def test_where_nothing_can_be_kept_it_is_said_and_kernels_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with caplog.at_level(logging.WARNING):
+        assert kernel_folder(str(blocked)) is None
+    assert "kernels are compiled anew at every start" in caplog.text
+    result = run(
+        "import torch; from workers.engine.cpu.rows import rms_norm; print(rms_norm(torch.full((1, 8), 3.0), torch.ones(8), 0.0)[0, 0])",
+        NUMBA_CACHE_DIR=str(blocked),
+    )
+    assert (result.stdout, result.returncode) == ("tensor(1.)\n", 0), result.stderr
+
+
+@pytest.mark.parametrize("before", ["", "import numba; "])
+def test_they_are_kept_where_they_should_be_whoever_imports_numba_first(tmp_path: Path, before: str) -> None:
+    """And whatever becomes of its settings between two kernels."""
+    result = run(
+        before + "import os, torch; from workers.engine.cpu import compiled; os.environ['NUMBA_CACHE_DIR'] = '/proc/nowhere'; "
+        "import numba; numba.config.reload_config(); from workers.engine.cpu.rows import rms_norm; "
+        "rms_norm(torch.ones(1, 8), torch.ones(8), 0.0); print(numba.threading_layer(), *numba.config.THREADING_LAYER_PRIORITY)",
+        NUMBA_CACHE_DIR=str(tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("omp tbb workqueue\n")
+    [folder] = tmp_path.iterdir()
+    assert folder.name.startswith("kernels-")
+    assert list(folder.rglob("rows._rms_norm-*.nbc"))
+
+
+def test_a_machine_without_openmp_has_another_pool(tmp_path: Path) -> None:
+    """Its priorities are names of modules: one that is missing is passed over."""
+    result = run(
+        "import sys; sys.modules['numba.np.ufunc.omppool'] = None\n"
+        "import torch, numba; from workers.engine.cpu.rows import rms_norm; rms_norm(torch.ones(1, 8), torch.ones(8), 0.0); "
+        "print(numba.threading_layer())",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in {"tbb", "workqueue"}
+
+
+def test_a_processor_without_their_instructions_leaves_it_to_torch(make_model: Callable[..., Path]) -> None:
+    folder = str(make_model())
+    torchs, ours = run(GENERATE, folder, "fp32", **WITHOUT), run(GENERATE, folder, "fp32")
+    assert torchs.returncode == ours.returncode == 0, torchs.stderr + ours.stderr
+    *tokens, kernels = torchs.stdout.splitlines()
+    assert kernels == "kernels False"
+    assert [*tokens, "kernels True"] == ours.stdout.splitlines()
+    assert torchs.stderr.count("this processor lacks avx2, fma, f16c, which the compiled kernels need: torch computes instead") == 1
+    assert ours.stderr == ""
+
+
+def test_int8_without_kernels_is_refused(make_model: Callable[..., Path]) -> None:
+    result = run(GENERATE, str(make_model()), "int8", **WITHOUT)
+    assert "ModelUnavailable: HEADRACE_DTYPE=int8 is for CPUs with AVX2, FMA and F16C or of ARM, the device is cpu" in result.stderr
