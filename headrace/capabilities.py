@@ -24,6 +24,8 @@ class Capabilities:
     exact_resume: bool = True
     """A request that is resumed draws what it would have drawn unbroken, as far as its logits are the same bits. Otherwise that is so for
     greedy ones alone; sampled ones go on with fresh numbers, which the seed determines all the same."""
+    batch_invariant: bool = False
+    """A request's tokens can be had independent of its company."""
     lacks: frozenset[str] = frozenset()
     """Fields of `Sampling` that must have their defaults."""
 
@@ -45,8 +47,8 @@ class Capabilities:
 CAPABILITIES: Mapping[str, Capabilities] = {
     one.engine: one
     for one in (
-        Capabilities(engine="paged"),
-        Capabilities(engine="scripted", priority=False, lacks=frozenset({"prompt_logprobs"})),
+        Capabilities(engine="paged", batch_invariant=True),
+        Capabilities(engine="scripted", priority=False, batch_invariant=True, lacks=frozenset({"prompt_logprobs"})),
         # Sampled by the same code as paged, but it tells nothing of the prompt's logits.
         Capabilities(engine="transformers", lacks=frozenset({"prompt_logprobs"})),
         # These count tokens since the run began, so they would forget what was generated before a resumption.

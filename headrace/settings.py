@@ -119,8 +119,8 @@ class Settings(BaseSettings):
     )
     batch_invariant: bool = Field(
         False,
-        description="Whether the same request must give the same tokens in any company. On a CPU it always does; elsewhere it is not to be "
-        "had, and true is refused.",
+        description="Whether the same request must give the same tokens in any company. From the paged engine on a CPU it always does; "
+        "elsewhere that is not to be had, and true is refused at the start.",
     )
     prefix_cache: bool = Field(True, description="Whether requests of one tenant that begin alike share what was computed for the first.")
     max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")

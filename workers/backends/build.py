@@ -20,9 +20,11 @@ logger = logging.getLogger(__name__)
 
 def build_engine(settings: Settings) -> Engine:
     """Loads the model, but for engines that do so when they are warmed up. Raises ModelUnavailable, SettingsError."""
+    name = choose_engine(settings.engine, vllm=has_vllm(), cuda=lambda: _has_cuda(settings.device))
+    if settings.batch_invariant and not CAPABILITIES[name].batch_invariant:
+        raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is not to be had from the engine {name!r}, only from 'paged' on a CPU")
     path = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
     folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
-    name = choose_engine(settings.engine, vllm=has_vllm(), cuda=lambda: _has_cuda(settings.device))
     logger.info("the engine is %s", name)
     return _BUILDERS[name](Order(name, settings, folder))
 

@@ -1,6 +1,11 @@
+from typing import Literal
+
 import pytest
 
-from workers.backends.build import choose_engine
+from headrace.errors import SettingsError
+from headrace.settings import Settings
+from workers.backends import build
+from workers.backends.build import build_engine, choose_engine
 
 
 @pytest.mark.parametrize(
@@ -22,3 +27,18 @@ def test_torch_is_not_imported_to_learn_what_does_not_matter() -> None:
         raise AssertionError("asked for CUDA")
 
     assert choose_engine("auto", vllm=False, cuda=never) == "paged"
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "openai"])
+def test_an_engine_that_minds_company_is_refused_where_that_must_not_be(engine: Literal["transformers", "vllm", "openai"]) -> None:
+    """Before a model is looked for."""
+    settings = Settings(engine=engine, model="/nowhere", batch_invariant=True, upstream_url="http://127.0.0.1:1/v1")
+    with pytest.raises(SettingsError, match=f"HEADRACE_BATCH_INVARIANT=true is not to be had from the engine '{engine}'"):
+        build_engine(settings)
+
+
+def test_so_is_one_that_auto_has_come_to_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "has_vllm", lambda: True)
+    monkeypatch.setattr(build, "_has_cuda", lambda _: True)
+    with pytest.raises(SettingsError, match="from the engine 'vllm'"):
+        build_engine(Settings(engine="auto", model="/nowhere", batch_invariant=True))
