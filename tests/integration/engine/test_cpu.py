@@ -122,6 +122,6 @@ def test_rows_are_the_same_in_any_chunks(compute: Callable[[Tensor], Tensor], ch
 def test_a_thread_is_woken_for_a_share_that_is_worth_it(threads: int, work: int, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     monkeypatch.setattr(compiled, "THREADS", threads)
-    monkeypatch.setattr(compiled.numba, "set_num_threads", told.append)
+    monkeypatch.setattr(numba, "set_num_threads", told.append)
     assert compiled.take_threads(work, 100) == taken
     assert told == [taken]

@@ -14,11 +14,30 @@ from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.ports import EngineRequest
 
-EXAMPLES = 250
-"""For each way to be invariant."""
-WAYS: Mapping[str, Mapping[str, Any]] = {
-    "fp32": {"dtype": "fp32"},
-    "int8": {"dtype": "int8"},
+
+@dataclass(frozen=True)
+class Way:
+    """To be invariant."""
+
+    engine: Mapping[str, Any]
+    examples: int
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+WINDOWS: Mapping[str, Any] = {"sliding_window": 11}
+"""Shorter than most prompts, and no multiple of a block."""
+WAYS: Mapping[str, Way] = {
+    "fp32": Way({"dtype": "fp32"}, 250),
+    "int8": Way({"dtype": "int8"}, 250),
+    "fp32, half cache": Way({"dtype": "fp32", "kv_dtype": "fp16"}, 60),
+    "int8, half cache": Way({"dtype": "int8", "kv_dtype": "fp16"}, 60),
+    "qwen3": Way({"dtype": "fp32"}, 60, {"kind": "qwen3", "head_dim": 24, "noise": 0.3}),
+    "mistral": Way({"dtype": "fp32"}, 60, {"kind": "mistral", **WINDOWS}),
+    "gemma3": Way(
+        {"dtype": "int8"},
+        60,
+        {"kind": "gemma3_text", "head_dim": 16, "num_hidden_layers": 7, "noise": 0.3, "query_pre_attn_scalar": 16, **WINDOWS},
+    ),
 }
 LONGEST_PROMPT, LONGEST_ANSWER = 40, 8
 
@@ -55,10 +74,11 @@ ASKS = st.builds(
 )
 
 
-# Two blocks of prompt each and three when they end: more than the small pool has, once all five run.
+GREEDY = Sampling(max_tokens=LONGEST_ANSWER, temperature=0.0, seed=0, ignore_eos=True)
+# Two blocks of prompt each and three when they end; then one that is urgent and needs most of the small pool.
 CROWD = [
-    Ask(tuple(range(i, i + 15)), Sampling(max_tokens=LONGEST_ANSWER, temperature=0.0, seed=0, ignore_eos=True), 0, 0, i % 2)
-    for i in range(5)
+    *(Ask(tuple(range(i, i + 15)), GREEDY, 0, 0, 1 + i % 2) for i in range(5)),
+    Ask(tuple(range(LONGEST_PROMPT)), GREEDY, 0, 4, 0),
 ]
 
 
@@ -99,17 +119,18 @@ def open_engine(folder: Path, way: Mapping[str, Any], **fields: Any) -> PagedEng
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_gets_the_same_tokens_in_any_company(way: str, make_model: Callable[..., Path]) -> None:
-    folder = make_model(hidden_size=80, max_position_embeddings=128)
-    lone = Lone(open_engine(folder, WAYS[way], prefix_cache=False))
+    engine, examples = WAYS[way].engine, WAYS[way].examples
+    folder = make_model(hidden_size=80, max_position_embeddings=128, **WAYS[way].model)
+    lone = Lone(open_engine(folder, engine, prefix_cache=False))
     companies = [
-        open_engine(folder, WAYS[way]),
-        open_engine(folder, WAYS[way], token_budget=7, max_running=5),
-        open_engine(folder, WAYS[way], token_budget=24, max_running=3),
+        open_engine(folder, engine),
+        open_engine(folder, engine, token_budget=7, max_running=5),
+        open_engine(folder, engine, token_budget=24, max_running=3),
     ]
     # A pool that is too small for all of them at once: they preempt each other.
-    companies[1]._open(12)
+    companies[1]._open(8)
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @example(asks=CROWD, company=companies[1])
     @given(asks=st.lists(ASKS, min_size=1, max_size=10), company=st.sampled_from(companies))
     def examine(asks: list[Ask], company: PagedEngine) -> None:
