@@ -11,6 +11,8 @@ from torch import Tensor
 
 from workers.engine.kv_cache import KvCache
 
+GREATEST_HALF = 65_504.0
+
 
 @dataclass(frozen=True, slots=True)
 class Heads:
@@ -142,8 +144,8 @@ class TorchAttention:
         x = qkv.view(len(qkv), -1, heads.dim)
         q, k, v = x[:, : heads.query], x[:, heads.query : -heads.kv], x[:, -heads.kv :]
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys[self._pages, :, :, self._offsets] = _rotate(k, rotation).to(keys.dtype)
-        values[self._pages, :, self._offsets] = v.to(values.dtype)
+        keys[self._pages, :, :, self._offsets] = narrow(_rotate(k, rotation), keys.dtype)
+        values[self._pages, :, self._offsets] = narrow(v, values.dtype)
         q = _rotate(q, rotation)
         out = torch.empty_like(q)
         for group in self._groups[kind.window]:
@@ -156,6 +158,15 @@ class TorchAttention:
             result = result.view(rows, heads.kv, heads.group, count, heads.dim).permute(0, 3, 1, 2, 4)
             out[group.tokens] = result.reshape(rows, count, heads.query, heads.dim)
         return out.flatten(1)
+
+
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in `dtype`. A number too large for a half becomes the greatest there is: as infinity it would make nonsense of whoever looks at it,
+    or be passed over in silence where its weight is zero. What is infinite already, or NaN, stays so.
+    """
+    if dtype == torch.float16:
+        x = torch.where(x.isinf(), x, x.clamp(-GREATEST_HALF, GREATEST_HALF))
+    return x.to(dtype)
 
 
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:

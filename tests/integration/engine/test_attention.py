@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 import pytest
@@ -156,3 +157,33 @@ def test_attention_is_the_same_for_any_number_of_threads(
 
     for split, whole in zip(compute(threads), compute(1), strict=True):
         assert torch.equal(split, whole)
+
+
+@pytest.mark.parametrize("attention", [TorchAttention, CpuAttention])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_is_seen_by_whoever_looks_at_it(attention: type[Any], dtype: torch.dtype, part: str, bad: float) -> None:
+    sequences, heads = Sequences((20,), Heads(4, 2, 8)), Heads(4, 2, 8)
+    place = {"query": 0, "key": heads.query, "value": heads.query + heads.kv}[part]
+    sequences.qkv[0][5, place, 3] = bad
+    [out] = run(LayerKind(0.3), attention, sequences, 8, [7], dtype)
+    assert not out[5].isfinite().all()
+    if part == "value" or (part == "key" and isnan(bad)):  # a score of -inf is a weight of zero
+        assert not out[5:].isfinite().all(1).any()
+
+
+@pytest.mark.parametrize("attention", [TorchAttention, CpuAttention])
+@pytest.mark.parametrize("part", ["key", "value"])
+@pytest.mark.parametrize("large", [65_519.0, 65_520.0, 1e5, -7e4, 3e38, -3e38])
+def test_what_no_half_can_hold_is_the_greatest_half(attention: type[Any], part: str, large: float) -> None:
+    """Not infinity, which would make nonsense of every row that sees it, or fall out in silence where its weight is zero."""
+    heads = Heads(4, 2, 8)
+    results = []
+    for number in (large, 65_504.0 if large > 0 else -65_504.0):
+        sequences = Sequences((20,), heads)
+        sequences.rotations = [(torch.ones(CONTEXT, heads.dim // 2), torch.zeros(CONTEXT, heads.dim // 2))] * 2
+        sequences.qkv[0][5, heads.query + (heads.kv if part == "value" else 0), 3] = number
+        results += run(LayerKind(0.3), attention, sequences, 8, [7], torch.float16)
+    assert results[0].isfinite().all()
+    assert torch.equal(results[0], results[1])

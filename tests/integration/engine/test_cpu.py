@@ -63,11 +63,13 @@ def test_a_row_of_zeros_is_zero(make: MakeLinear) -> None:
 
 
 @pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_no_number_comes_through(make: MakeLinear, bad: float) -> None:
+@pytest.mark.parametrize("bad", [(torch.nan,), (torch.inf,), (-torch.inf,), (torch.inf, -torch.inf), (torch.nan, 1e4)])
+@pytest.mark.parametrize("place", [0, 3, 61])
+def test_what_is_no_number_comes_through(make: MakeLinear, bad: tuple[float, ...], place: int) -> None:
+    """In int8 too, where it is rounded to some integer first. Any columns, also those of a strip that is not full."""
     x = random(2, 64)
-    x[0, 3] = bad
-    linear: Linear = make(random(8, 64), None)
+    x[0, place : place + len(bad)] = torch.tensor(bad)
+    linear: Linear = make(random(37, 64), random(37, seed=1))
     result = linear(x)
     assert result[1].isfinite().all()
     assert not result[0].isfinite().any()

@@ -3,6 +3,7 @@
 numba has no type for half precision, so an array of halves is one of uint16. What a kernel calls is chosen by the type of the array.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,22 @@ from llvmlite import ir
 from numba import types
 from numba.extending import overload
 
+from workers.engine.attention import GREATEST_HALF
 from workers.engine.cpu.compiled import inlined, intrinsic
 
 
 @intrinsic
 def _narrow(_context: Any, _number: Any) -> Any:
-    """The bits of the half nearest to a number."""
+    """The bits of the half nearest to a number: of one too large for any the greatest there is, as in `attention.narrow`."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+        number, kind = arguments[0], ir.FloatType()
+        for beyond, bound in ((">", GREATEST_HALF), ("<", -GREATEST_HALF)):
+            # NaN is neither, infinity is none of these numbers: both stay what they are, to be seen.
+            finite = builder.fcmp_ordered("!=", number, kind(math.copysign(math.inf, bound)))
+            outside = builder.and_(finite, builder.fcmp_ordered(beyond, number, kind(bound)))
+            number = builder.select(outside, kind(bound), number)
+        return builder.bitcast(builder.fptrunc(number, ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), generate
 
