@@ -10,7 +10,7 @@ class EngineConfig:
     model: Path
     """A Hugging Face folder."""
     dtype: Literal["auto", "fp32", "int8"] = "auto"
-    """Of the weights. auto: fp32 on a CPU, elsewhere the checkpoint's own. int8: on CPUs only, activations too."""
+    """Of the weights. auto: fp32 on a CPU, elsewhere the checkpoint's own. int8: on CPUs only; activations have 16 bits then."""
     kv_dtype: Literal["auto", "fp16"] = "auto"
     """Of the KV cache. auto: that of the activations."""
     batch_invariant: bool = False

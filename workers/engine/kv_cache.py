@@ -1,4 +1,7 @@
-"""The KV cache: pages of keys and values, and for each slot the table of the pages that its sequence holds."""
+"""The KV cache: what the blocks hold, and for each slot the table of the blocks that its sequence has.
+
+A block is a number, and room for so many tokens in every layer. A page is what of it an attention reads: one layer's keys, or values.
+"""
 
 import math
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ class FloatLinear:
 class Int8Linear:
     """Weights have a scale for each output channel, activations, in 16 bits, one for each row.
 
-    A few channels of a transformer's activations are 10 to 20 times as large as the rest. In 8 bits the rest would have two or three left;
+    A few channels of a transformer's activations are 10 to 25 times as large as the rest. In 8 bits the rest would have two or three left;
     16 cost nothing here, since a processor without instructions for sums of 8 bits computes with 16 anyway.
     """
 
