@@ -215,6 +215,8 @@ class Planner:
     def _admit_waiting(self, priority: int, step: "_Step") -> bool:
         """In order of arrival, and nobody overtakes: a large prompt would else wait for ever behind small ones. True if all came in."""
         for sequence in [sequence for sequence in self._waiting if sequence.priority == priority]:
+            if self._will_be_found(sequence):
+                return False
             found = self._find(sequence)
             # Blocks for all known tokens at once: a prompt that was begun can then be finished without preempting anybody.
             need = self._blocks_for(len(sequence.tokens)) - len(found)
@@ -237,6 +239,22 @@ class Planner:
         if self._prefixes is None or sequence.scores_prompt:
             return []
         return self._prefixes.find(sequence.salt, sequence.tokens)
+
+    def _will_be_found(self, sequence: Sequence) -> bool:
+        """A more urgent one, as another choice of the same request is, computes its prompt just now: it comes in when that is in the cache.
+
+        Nobody overtakes it meanwhile, as elsewhere: what the budget has left waits a step, where each choice would have computed all.
+        """
+        shared = (sequence.prompt_length - 1) // self._block_size * self._block_size
+        if self._prefixes is None or sequence.scores_prompt:
+            return False
+        return any(
+            other.computed < shared
+            and other.salt == sequence.salt
+            and other.urgency < sequence.urgency
+            and other.tokens[: other.prompt_length] == sequence.tokens[: sequence.prompt_length]
+            for other in self._running
+        )
 
     def _enter(self, sequence: Sequence) -> None:
         """Its blocks that are full now can be found by others."""

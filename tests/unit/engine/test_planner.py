@@ -244,6 +244,38 @@ def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
     assert shape(advance(planner)) == {"a": (8, 2, True)}
 
 
+def test_choices_of_one_request_compute_its_prompt_once() -> None:
+    planner = make_planner(token_budget=8, prefix_cache=True)
+    for name in "abc":
+        add(planner, name, 14)
+    assert shape(advance(planner)) == {"a": (0, 8, False)}
+    assert shape(advance(planner)) == {"a": (8, 6, True)}
+    assert shape(advance(planner)) == {"a": (14, 1, True), "b": (12, 2, True), "c": (12, 2, True)}
+
+
+def test_a_choice_does_not_wait_for_one_that_was_preempted_or_is_less_urgent() -> None:
+    planner = make_planner(token_budget=8, prefix_cache=True)
+    add(planner, "lesser", 14, priority=1)
+    advance(planner)
+    add(planner, "urgent", 14)
+    assert shape(advance(planner))["urgent"] == (8, 6, True)
+    planner.remove("urgent")
+    planner.spoil("lesser")
+    planner.remove("lesser")
+    add(planner, "first", 14)
+    advance(planner)
+    planner.remove("first")  # aborted in the middle of its prompt
+    add(planner, "second", 14)
+    assert shape(advance(planner)) == {"second": (8, 6, True)}
+
+
+def test_a_prompt_shorter_than_a_block_is_nothing_to_wait_for() -> None:
+    planner = make_planner(prefix_cache=True)
+    for name in "ab":
+        add(planner, name, BLOCK)
+    assert shape(advance(planner)) == {"a": (0, 4, True), "b": (0, 4, True)}
+
+
 def test_nobody_finds_what_turned_out_to_be_nonsense() -> None:
     planner = make_planner(prefix_cache=True)
     add(planner, "a", 9)
