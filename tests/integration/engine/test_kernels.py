@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.supervise import EX_CONFIG
 from workers.engine.cpu import kernel_folder as folders
 from workers.engine.cpu.kernel_folder import UNUSED_S, kernel_folder
 
@@ -127,3 +128,16 @@ def test_a_processor_without_their_instructions_leaves_it_to_torch(make_model: C
 def test_int8_without_kernels_is_refused(make_model: Callable[..., Path]) -> None:
     result = run(GENERATE, str(make_model()), "int8", **WITHOUT)
     assert "ModelUnavailable: HEADRACE_DTYPE=int8 is for CPUs with AVX2, FMA and F16C or of ARM, the device is cpu" in result.stderr
+
+
+def test_an_engine_process_keeps_them_in_its_cache_dir(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """And ends with one line where int8 is asked for and cannot be."""
+    environ = {"HEADRACE_MODEL": str(make_model()), "HEADRACE_DTYPE": "int8", "HEADRACE_ENGINE": "paged", "HEADRACE_KV_MEMORY_MB": "1"}
+    environ |= {"HEADRACE_CACHE_DIR": str(tmp_path / "cache"), "HEADRACE_DEVICE": "cpu", **WITHOUT}
+    command = [sys.executable, "-m", "workers", "engine"]
+    inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    ended = subprocess.run(command, env=inherited | environ, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == EX_CONFIG, ended.stderr
+    assert "HEADRACE_DTYPE=int8 is for CPUs with AVX2, FMA and F16C or of ARM" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [path.name[:8] for path in (tmp_path / "cache" / "kernels").iterdir()] == ["kernels-"]
