@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEMO_MODEL)
     parser.add_argument("--dtype", choices=["fp32", "int8"], default="fp32")
-    parser.add_argument("--kv-dtype", choices=["auto", "fp16"], default="auto")
+    parser.add_argument("--kv-dtype", choices=["auto", "fp16", "fp32"], default="auto")
     parser.add_argument("--rows", type=int, default=64, help=f"less than {BUDGET}")
     parser.add_argument("--context", type=int, default=230, help="tokens of each sequence before the first step")
     parser.add_argument("--steps", type=int, default=30)

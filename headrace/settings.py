@@ -114,8 +114,10 @@ class Settings(BaseSettings):
         description="Weights of the paged engine. int8 is for CPUs; auto is int8 on a CPU if the perplexity of a fixed text, measured at "
         "the first start with a model, is at most 1 % above that in fp32, else fp32 there and the checkpoint's own type elsewhere.",
     )
-    kv_dtype: Literal["auto", "fp16"] = Field(
-        "auto", description="Its KV cache: auto is what it computes in; fp16 takes half the memory of fp32 and less time to read."
+    kv_dtype: Literal["auto", "fp16", "fp32"] = Field(
+        "auto",
+        description="Its KV cache: auto is fp16 beside weights in int8, else what it computes in. fp16 takes half the memory of fp32 and "
+        "less time to read.",
     )
     batch_invariant: bool = Field(
         False,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.engine.activations import Activations
 from workers.engine.kv_cache import KvCache
 
 GREATEST_HALF = 65_504.0
@@ -70,7 +71,7 @@ class Attention(Protocol):
 
     def begin(self, batch: Batch, rotations: Sequence[Rotation]) -> None: ...
 
-    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv: Activations) -> Activations:
         """Rotate queries and keys, store keys and values in their pages, attend causally to what each sequence has stored, as far back as
         the layer's window reaches.
 

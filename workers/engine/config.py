@@ -11,8 +11,8 @@ class EngineConfig:
     """A Hugging Face folder."""
     dtype: Literal["auto", "fp32", "int8"] = "auto"
     """Of the weights. auto: fp32 on a CPU, elsewhere the checkpoint's own. int8: on CPUs only; activations have 16 bits then."""
-    kv_dtype: Literal["auto", "fp16"] = "auto"
-    """Of the KV cache. auto: that of the activations."""
+    kv_dtype: Literal["auto", "fp16", "fp32"] = "auto"
+    """Of the KV cache. auto: fp16 beside weights in int8, else that of the activations."""
     batch_invariant: bool = False
     """A row's result must not depend on the rows beside it. On a CPU it never does; elsewhere it cannot be had."""
     prefix_cache: bool = True

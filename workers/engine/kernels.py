@@ -4,6 +4,9 @@ import logging
 from functools import cache
 
 import torch
+from torch import Tensor
+
+from workers.engine.activations import Activations
 
 logger = logging.getLogger(__name__)
 
@@ -11,6 +14,11 @@ logger = logging.getLogger(__name__)
 def has_kernels(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
     """They are for processors, float32, and the instructions that they are made of."""
     return device.type == "cpu" and dtype == torch.float32 and not _lacking()
+
+
+def activations_of(x: Tensor) -> Activations:
+    """`x` as the layers of its device take it; an array shares its memory."""
+    return x.numpy() if has_kernels(x.device, x.dtype) else x
 
 
 @cache

@@ -1,17 +1,17 @@
 """Layers without matrices: root mean square norms and gated activations."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.engine.activations import Activations
 from workers.engine.attention import Heads
 from workers.engine.kernels import has_kernels
 
-Norm = Callable[[Tensor], Tensor]
+Norm = Callable[[Activations], Activations]
 
 
 def make_norm(weight: Tensor, eps: float) -> Norm:
@@ -20,7 +20,7 @@ def make_norm(weight: Tensor, eps: float) -> Norm:
         return RmsNorm(weight, eps)
     from workers.engine.cpu import rows  # numba takes a while to import and is of use on CPUs only
 
-    return partial(rows.rms_norm, weight=weight, eps=eps)
+    return rows.RmsNorm(weight, eps)
 
 
 class RmsNorm:
@@ -36,7 +36,7 @@ class RmsNorm:
 
 
 ActivationName = Literal["silu", "gelu_tanh"]
-Activation = Callable[[Tensor], Tensor]
+Activation = Callable[[Activations], Activations]
 
 
 def make_activation(name: ActivationName, device: torch.device, dtype: torch.dtype) -> Activation:
@@ -58,16 +58,24 @@ def gelu_tanh_and_mul(x: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh").mul_(up)
 
 
-class HeadNorms:
-    """The root mean square norm of each query and key head."""
+def make_head_norms(query_weight: Tensor, key_weight: Tensor, heads: Heads, eps: float) -> Norm:
+    """The root mean square norm of each query and key head of (T, heads.qkv_width), in place. Heads share weights of shape (head_dim,)."""
+    weight = torch.cat((query_weight.expand(heads.query, -1), key_weight.expand(heads.kv, -1)))
+    if not has_kernels(weight.device, weight.dtype):
+        return HeadNorms(weight, eps)
+    from workers.engine.cpu import rows  # as above
 
-    def __init__(self, query_weight: Tensor, key_weight: Tensor, heads: Heads, eps: float) -> None:
-        """Weights of shape (head_dim,), which all heads share."""
-        self._weight = torch.cat((query_weight.expand(heads.query, -1), key_weight.expand(heads.kv, -1)))
-        self._eps = eps
+    return rows.HeadNorms(weight, eps)
+
+
+class HeadNorms:
+    """See `make_head_norms`."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        """`weight`: (query and key heads, head_dim)."""
+        self._weight, self._eps = weight, eps
 
     def __call__(self, qkv: Tensor) -> Tensor:
-        """(T, heads.qkv_width), changed in place."""
         normed, dim = self._weight.shape
         x = qkv.view(len(qkv), -1, dim)[:, :normed]
         x.copy_(F.rms_norm(x, (dim,), None, self._eps) * self._weight)

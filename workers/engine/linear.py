@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headrace.errors import ModelUnavailable
+from workers.engine.activations import Activations
 from workers.engine.kernels import has_kernels
 
 
 class Linear(Protocol):
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Activations) -> Activations:
         """(T, in) → (T, out)"""
         ...
 

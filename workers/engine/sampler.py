@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headrace.request import Sampling
+from workers.engine.kernels import has_kernels
 from workers.engine.logit_rules import LogitRules
 from workers.engine.shaping import Ruled, shape
 
@@ -39,9 +40,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
     """
     if ruled := [Ruled(i, draw.rules, draw.position) for i, draw in enumerate(draws) if draw.rules is not None]:
         shape(logits, ruled)
-    top, greedy = logits.max(dim=-1)
-    ids: list[int] = greedy.tolist()
-    sound: list[bool] = torch.isfinite(top).tolist()
+    ids, sound = _greedy(logits)
     rows = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0 and sound[i]]
     # Each kind of row has a way of its own, so that no row's draw depends on what its neighbours ask for.
     whole = [i for i in rows if not _truncates(draws[i].sampling)]
@@ -52,6 +51,17 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
     if cut:
         ids = _replace(ids, cut, _sample_truncated(logits[cut], [draws[i] for i in cut]))
     return [token if ok else None for token, ok in zip(ids, sound, strict=True)]
+
+
+def _greedy(logits: Tensor) -> tuple[list[int], list[bool]]:
+    """The likeliest token of each row, and whether the row's logits are numbers."""
+    if has_kernels(logits.device, logits.dtype):
+        from workers.engine.cpu.rows import greatest  # numba takes a while to import and is of use on CPUs only
+
+        places, finite = greatest(logits.numpy())
+        return places.tolist(), finite.tolist()
+    top, ids = logits.max(dim=-1)
+    return ids.tolist(), torch.isfinite(top).tolist()
 
 
 def uniform(seed: int, choice: int, position: int) -> float:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workers.engine.attention import Batch, Heads, LayerKind, Rotation, TorchAttention
+from workers.engine.activations import tensor_of
+from workers.engine.attention import Attention, Batch, Heads, LayerKind, Rotation, TorchAttention
 from workers.engine.cpu import attention as cpu_attention
 from workers.engine.cpu.attention import CpuAttention
 from workers.engine.kv_cache import KvCache
@@ -62,6 +63,10 @@ class Sequences:
         return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
+def attend(attention: Attention, qkv: Tensor) -> Tensor:
+    return tensor_of(attention(0, qkv if isinstance(attention, TorchAttention) else qkv.numpy()))
+
+
 def run(
     kind: LayerKind, attention: type[Any], sequences: Sequences, block_size: int, paces: Sequence[int], dtype: torch.dtype
 ) -> list[Tensor]:
@@ -82,7 +87,8 @@ def run(
         batch = Batch(positions, positions, tuple(rows), tuple(done[i] for i in rows), tuple(counts), positions)
         layer.begin(batch, [(cos[positions], sin[positions]) for cos, sin in sequences.rotations])
         qkv = torch.cat([sequences.qkv[i][done[i] : done[i] + n] for i, n in zip(rows, counts, strict=True)])
-        for i, n, out in zip(rows, counts, layer(0, qkv.flatten(1)).split(counts), strict=True):
+        outs = torch.split(attend(layer, qkv.flatten(1)), counts)
+        for i, n, out in zip(rows, counts, outs, strict=True):
             parts[i] = torch.cat((parts[i], out))
             done[i] += n
     return parts
@@ -129,8 +135,7 @@ def test_nonsense_of_one_sequence_does_not_reach_another(attention: type[Any], w
 
     def compute() -> Tensor:
         layer.begin(Batch(positions, positions, (0, 1), (25, 3), (1, 1), positions), [still, still])
-        result: Tensor = layer(0, qkv.clone())
-        return result
+        return attend(layer, qkv.clone())
 
     sound = compute()
     cache.clear([0, 1, 2, 3])
@@ -149,7 +154,6 @@ def test_attention_is_the_same_for_any_number_of_threads(
 ) -> None:
     """Shares end within a sequence, and between the heads of a tile; where there is little to do some threads have none."""
     sequences, kind = Sequences(lengths, Heads(4, 2, 8)), LayerKind(0.3, window)
-    monkeypatch.setattr(cpu_attention, "take_threads", lambda _work, _at_least: threads)
 
     def compute(threads: int) -> list[Tensor]:
         monkeypatch.setattr(cpu_attention, "THREADS", threads)

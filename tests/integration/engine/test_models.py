@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from headrace.errors import ModelUnavailable
+from workers.engine.activations import Activations, tensor_of
 from workers.engine.attention import Attention, Batch, Heads, LayerKind, TorchAttention
 from workers.engine.cpu.attention import CpuAttention
+from workers.engine.kernels import activations_of
 from workers.engine.kv_cache import KvCache
 from workers.engine.linear import linear_maker
 from workers.engine.models.decoder import Decoder
@@ -92,6 +94,17 @@ MODELS: dict[str, dict[str, Any]] = {
 LENGTHS = (1, 45, 17, 30)
 
 
+class AmongKernels:
+    """Attention in torch where the layers before and behind it are kernels."""
+
+    def __init__(self, attention: TorchAttention) -> None:
+        self.begin = attention.begin
+        self._attention = attention
+
+    def __call__(self, layer: int, qkv: Activations) -> Activations:
+        return activations_of(self._attention(layer, tensor_of(qkv)))
+
+
 class Harness:
     """A model over a cache whose sequences hold scattered blocks."""
 
@@ -113,7 +126,8 @@ class Harness:
         order = torch.randperm(blocks * len(LENGTHS), generator=torch.Generator().manual_seed(1)).tolist()
         for slot in range(len(LENGTHS)):
             self.cache.assign(slot, 0, order[slot * blocks : (slot + 1) * blocks])
-        self.attention = kind(self.cache, shape.heads, shape.layers)
+        attention = kind(self.cache, shape.heads, shape.layers)
+        self.attention = AmongKernels(attention) if isinstance(attention, TorchAttention) else attention
 
     def run(self, texts: list[list[int]], starts: list[int], counts: list[int]) -> list[Tensor]:
         """Logits of tokens [start, start + count) of each text whose count is not 0."""

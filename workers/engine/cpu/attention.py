@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.attention import Batch, Heads, LayerKind, Rotation
-from workers.engine.cpu.compiled import THREADS, inlined, kernel, take_threads
+from workers.engine.cpu.compiled import THREADS, inlined, kernel, set_threads
 from workers.engine.cpu.numbers import power_of_2, put
 from workers.engine.cpu.tile import product
 from workers.engine.kv_cache import KvCache
@@ -57,15 +57,14 @@ class CpuAttention:
         shares = cost[-1] * np.arange(1, THREADS) // THREADS
         return np.concatenate(([0], np.searchsorted(cost, shares), [len(cost)]))
 
-    def __call__(self, layer: int, qkv: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv: Any) -> Any:
         kind = self._layers[layer]
         cos, sin = self._rotations[kind.rotation]
         scale = np.float32(kind.scale) * _LOG2E  # scores are powers of 2, not of e
         window = _UNBOUNDED if kind.window is None else kind.window
-        out = torch.empty((len(qkv), self._heads.query * self._heads.dim))
-        take_threads(THREADS, 1)
+        out = np.empty((len(qkv), self._heads.query * self._heads.dim), np.float32)
         self._kernel(
-            qkv.numpy(), out.numpy(), self._keys[layer], self._values[layer], self._tables, cos, sin,
+            qkv, out, self._keys[layer], self._values[layer], self._tables, cos, sin,
             self._tiles, self._bounds[kind.window], scale, window,
         )  # fmt: skip
         return out
@@ -181,6 +180,7 @@ def _build_kernel(query_heads: int, kv_heads: int, dim: int, size: int, half: bo
     def attend(
         qkv: Any, out: Any, keys: Any, values: Any, tables: Any, cos: Any, sin: Any, tiles: Any, bounds: Any, scale: Any, window: int
     ) -> None:
+        set_threads(np.int32(len(bounds) - 1))
         for t in numba.prange(len(tiles)):
             for i in range(tiles[t, 2]):
                 _store(tiles[t, 0] + i, tiles[t, 1] + i, tiles[t, 3], qkv, keys, values, tables, cos, sin, query_heads * dim)

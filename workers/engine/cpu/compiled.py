@@ -9,6 +9,7 @@ os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
 
 import numba
 import numba.extending
+import numpy as np
 import torch
 from numba.core.registry import cpu_target
 
@@ -64,8 +65,17 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
-def take_threads(work: int, at_least: int) -> int:
-    """How many threads the next kernel gets, each of which is to have `at_least` so much of its `work`: waking one takes time too."""
-    threads = max(1, min(THREADS, work // at_least))
-    numba.set_num_threads(threads)
+set_threads: Any = numba.types.ExternalFunction("set_num_threads", numba.types.void(numba.types.int32))
+"""Of the runtime that numba links kernels with, for the loops that follow. Its own door to it cannot be kept on disk."""
+numba.get_num_threads()  # starts that runtime: before it, nobody would find the name
+
+
+@inlined
+def take_threads(work: Any, at_least: Any, most: Any) -> Any:
+    """How many threads the loops that follow get, each of which is to have `at_least` so much of the `work`: waking one takes time too.
+
+    In compiled code it takes none. `most` is an argument since a constant of this process would stay in the kernel that others load.
+    """
+    threads = max(1, min(most, work // at_least))
+    set_threads(np.int32(threads))
     return threads

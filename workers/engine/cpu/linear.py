@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.engine.cpu.compiled import inlined, kernel, take_threads
+from workers.engine.cpu.compiled import THREADS, inlined, kernel, take_threads
+from workers.engine.cpu.numbers import INFINITY_BITS, NO_SIGN, float_of_bits
 from workers.engine.cpu.tile import product, product_int8
 
 # Tiles: with so many sums, 12 each, and what is multiplied, the 16 registers of AVX2 are full. 4 × 3 loads least for each product, but
@@ -26,6 +27,8 @@ _AT_LEAST = 150_000
 _GREATEST_WEIGHT = 127
 _GREATEST_ACTIVATION = 32_767
 _GREATEST_SUM = 2**31 - 1
+_LEAST_BITS = np.int32(0x0DA2_4260)
+"""Of 1e-30."""
 
 
 class FloatLinear:
@@ -33,13 +36,13 @@ class FloatLinear:
         """`weight`: (out, in) float32."""
         self._width = len(weight)
         self._weight = _in_strips(weight, _FLOAT_STRIP, 1)
-        self._bias = bias
+        self._bias = None if bias is None else bias.numpy()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        out = torch.empty((len(x), self._width))
-        threads = take_threads(len(x) * self._weight.size, _AT_LEAST)
-        _float_product(x.contiguous().numpy(), self._weight, out.numpy(), threads)
-        return out if self._bias is None else out.add_(self._bias)
+    def __call__(self, x: Any) -> Any:
+        """(T, in) → (T, out) float32."""
+        out = np.empty((len(x), self._width), np.float32)
+        _float_product(np.ascontiguousarray(x), self._weight, out, THREADS)
+        return out if self._bias is None else np.add(out, self._bias, out)
 
 
 class Int8Linear:
@@ -60,13 +63,13 @@ class Int8Linear:
         # The greatest that cannot overflow a sum, whatever the activations are.
         heaviest = max(1, int(integers.abs().sum(1, dtype=torch.int64).max()))
         self._greatest = np.float32(min(_GREATEST_ACTIVATION, _GREATEST_SUM // heaviest - 1))
-        self._bias = bias
+        self._bias = None if bias is None else bias.numpy()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        out = torch.empty((len(x), self._width))
-        threads = take_threads(len(x) * self._weight.size, _AT_LEAST)
-        _int8_product(x.contiguous().numpy(), self._weight, self._scales, self._greatest, out.numpy(), threads)
-        return out if self._bias is None else out.add_(self._bias)
+    def __call__(self, x: Any) -> Any:
+        """(T, in) → (T, out) float32."""
+        out = np.empty((len(x), self._width), np.float32)
+        _int8_product(np.ascontiguousarray(x), self._weight, self._scales, self._greatest, out, THREADS)
+        return out if self._bias is None else np.add(out, self._bias, out)
 
 
 def _in_strips(weight: Tensor, strip: int, group: int) -> Any:
@@ -79,8 +82,9 @@ def _in_strips(weight: Tensor, strip: int, group: int) -> Any:
 
 
 @kernel
-def _float_product(x: Any, weight: Any, out: Any, threads: Any) -> None:
+def _float_product(x: Any, weight: Any, out: Any, most: Any) -> None:
     rows, depth = x.shape
+    threads = take_threads(rows * weight.size, _AT_LEAST, most)
     strips, width = len(weight), out.shape[1]
     whole = width // _FLOAT_STRIP
     for thread in numba.prange(threads):
@@ -105,22 +109,26 @@ def _float_product(x: Any, weight: Any, out: Any, threads: Any) -> None:
 @inlined
 def _round(row: Any, greatest: Any, integers: Any) -> Any:
     """Puts a row's numbers into `integers`, the greatest as ±`greatest`. Returns what one of them is worth."""
-    top, total = np.float32(1e-30), np.float32(0.0)
+    # By their bits, which are ordered as the numbers are: a maximum of floats is no vector code where there may be NaNs.
+    bits, top = row.view(np.int32), _LEAST_BITS
     for j in range(len(row)):
-        top = max(top, abs(row[j]))
-        total += row[j]
-    factor = greatest / top
+        top = max(top, bits[j] & NO_SIGN)
+    greatest_number = float_of_bits(np.int32(top))
+    factor = greatest / greatest_number
     for j in range(len(row)):
         integers[j] = np.int16(np.floor(row[j] * factor + np.float32(0.5)))
+    if len(row) < len(integers):
+        integers[len(row)] = 0
     # Rounding to integers has made some number of what is none.
-    return top / greatest if np.isfinite(total) else np.float32(np.nan)
+    return greatest_number / greatest if top < INFINITY_BITS else np.float32(np.nan)
 
 
 @kernel
-def _int8_product(x: Any, weight: Any, scales: Any, greatest: Any, out: Any, threads: Any) -> None:
+def _int8_product(x: Any, weight: Any, scales: Any, greatest: Any, out: Any, most: Any) -> None:
     rows, strips, pairs, width = len(x), len(weight), weight.shape[1], out.shape[1]
     whole = width // _INT8_STRIP
-    integers, row_scales = np.zeros((rows, 2 * pairs), np.int16), np.empty(rows, np.float32)
+    integers, row_scales = np.empty((rows, 2 * pairs), np.int16), np.empty(rows, np.float32)
+    threads = take_threads(rows * weight.size, _AT_LEAST, most)
     # Not by thread as below: numba would see two loops of one length and, blind to what is read by address, make them one.
     for i in numba.prange(rows):
         row_scales[i] = _round(x[i], greatest, integers[i])

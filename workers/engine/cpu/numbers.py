@@ -15,6 +15,10 @@ from numba.extending import overload
 from workers.engine.attention import GREATEST_HALF
 from workers.engine.cpu.compiled import inlined, intrinsic
 
+NO_SIGN = np.int32(0x7FFF_FFFF)
+INFINITY_BITS = np.int32(0x7F80_0000)
+"""The bits of a NaN are greater, but for the sign."""
+
 
 @intrinsic
 def _narrow(_context: Any, _number: Any) -> Any:
@@ -33,7 +37,7 @@ def _narrow(_context: Any, _number: Any) -> Any:
 
 
 @intrinsic
-def _of_bits(_context: Any, _bits: Any) -> Any:
+def float_of_bits(_context: Any, _bits: Any) -> Any:
     """The float32 that 32 bits are."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -77,4 +81,4 @@ def power_of_2(x: Any) -> Any:
     p = p * f + np.float32(2.4015361e-1)
     p = p * f + np.float32(6.9315308e-1)
     p = p * f + np.float32(9.9999994e-1)
-    return p * _of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
+    return p * float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))

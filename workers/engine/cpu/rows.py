@@ -7,11 +7,10 @@ from typing import Any
 
 import numba
 import numpy as np
-import torch
 from torch import Tensor
 
-from workers.engine.cpu.compiled import inlined, kernel, take_threads
-from workers.engine.cpu.numbers import power_of_2
+from workers.engine.cpu.compiled import THREADS, inlined, kernel, take_threads
+from workers.engine.cpu.numbers import INFINITY_BITS, NO_SIGN, power_of_2
 
 _AT_LEAST = 16_384
 """Numbers for each thread."""
@@ -20,28 +19,49 @@ _GELU = np.float32(2 * 0.7978845608028654)
 _GELU_CUBE = np.float32(0.044715)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+class RmsNorm:
     """x / rms(x) · weight over the last axis of (T, n) float32 (Zhang and Sennrich, 2019)."""
-    out = torch.empty_like(x)
-    take_threads(x.numel(), _AT_LEAST)
-    _rms_norm(x.numpy(), weight.numpy(), np.float32(eps), out.numpy())
-    return out
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._weight, self._eps = weight.numpy(), np.float32(eps)
+
+    def __call__(self, x: Any) -> Any:
+        out = np.empty_like(x)
+        _rms_norm(x, self._weight, self._eps, out, THREADS)
+        return out
 
 
-def silu_and_mul(x: Tensor) -> Tensor:
+class HeadNorms:
+    """The same over each head of queries and keys, in place, in rows (T, heads of all three kinds · head_dim)."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        """`weight`: (query and key heads, head_dim)."""
+        self._weight, self._eps = weight.numpy(), np.float32(eps)
+
+    def __call__(self, qkv: Any) -> Any:
+        _head_norms(qkv, self._weight, self._eps, THREADS)
+        return qkv
+
+
+def silu_and_mul(x: Any) -> Any:
     """(T, 2n) → (T, n) float32: silu of the first half times the second."""
-    out = torch.empty((len(x), x.shape[1] // 2))
-    take_threads(out.numel(), _AT_LEAST)
-    _silu_and_mul(x.numpy(), out.numpy())
+    out = np.empty((len(x), x.shape[1] // 2), np.float32)
+    _silu_and_mul(x, out, THREADS)
     return out
 
 
-def gelu_tanh_and_mul(x: Tensor) -> Tensor:
+def gelu_tanh_and_mul(x: Any) -> Any:
     """(T, 2n) → (T, n) float32: gelu, in its approximation by tanh, of the first half times the second."""
-    out = torch.empty((len(x), x.shape[1] // 2))
-    take_threads(out.numel(), _AT_LEAST)
-    _gelu_tanh_and_mul(x.numpy(), out.numpy())
+    out = np.empty((len(x), x.shape[1] // 2), np.float32)
+    _gelu_tanh_and_mul(x, out, THREADS)
     return out
+
+
+def greatest(x: Any) -> tuple[Any, Any]:
+    """Of each row of (T, n) float32 the place of its greatest number, the first of equals, and whether it is one: finite, beside no NaN."""
+    places, sound = np.empty(len(x), np.int64), np.empty(len(x), np.bool_)
+    _greatest(x, places, sound, THREADS)
+    return places, sound
 
 
 @inlined
@@ -74,20 +94,57 @@ def _gelu_tanh(gate: Any, up: Any, out: Any) -> None:
 
 
 @kernel
-def _rms_norm(x: Any, weight: Any, eps: Any, out: Any) -> None:
+def _rms_norm(x: Any, weight: Any, eps: Any, out: Any, most: Any) -> None:
+    take_threads(x.size, _AT_LEAST, most)
     for i in numba.prange(len(x)):
         _normalize(x[i], weight, eps, out[i])
 
 
 @kernel
-def _silu_and_mul(x: Any, out: Any) -> None:
+def _head_norms(qkv: Any, weight: Any, eps: Any, most: Any) -> None:
+    heads, dim = weight.shape
+    take_threads(len(qkv) * weight.size, _AT_LEAST, most)
+    for i in numba.prange(len(qkv)):
+        for h in range(heads):
+            head = qkv[i, h * dim : (h + 1) * dim]
+            _normalize(head, weight[h], eps, head)
+
+
+@kernel
+def _silu_and_mul(x: Any, out: Any, most: Any) -> None:
     n = out.shape[1]
+    take_threads(out.size, _AT_LEAST, most)
     for i in numba.prange(len(x)):
         _silu(x[i, :n], x[i, n:], out[i])
 
 
 @kernel
-def _gelu_tanh_and_mul(x: Any, out: Any) -> None:
+def _gelu_tanh_and_mul(x: Any, out: Any, most: Any) -> None:
     n = out.shape[1]
+    take_threads(out.size, _AT_LEAST, most)
     for i in numba.prange(len(x)):
         _gelu_tanh(x[i, :n], x[i, n:], out[i])
+
+
+@inlined
+def _order(bits: Any) -> Any:
+    """Of a float's bits: an integer that is greater for a greater number. A maximum of floats is no vector code where there may be NaNs."""
+    return bits ^ ((bits >> np.int32(31)) & NO_SIGN)
+
+
+@inlined
+def _greatest_of(bits: Any) -> Any:
+    top, loudest = _order(bits[0]), bits[0] & NO_SIGN
+    for j in range(len(bits)):
+        top, loudest = max(top, _order(bits[j])), max(loudest, bits[j] & NO_SIGN)
+    place = 0
+    while _order(bits[place]) != top:
+        place += 1
+    return place, loudest <= INFINITY_BITS and bits[place] & NO_SIGN < INFINITY_BITS
+
+
+@kernel
+def _greatest(x: Any, places: Any, sound: Any, most: Any) -> None:
+    take_threads(x.size, _AT_LEAST, most)
+    for i in numba.prange(len(x)):
+        places[i], sound[i] = _greatest_of(x[i].view(np.int32))

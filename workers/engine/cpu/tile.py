@@ -178,8 +178,8 @@ class _Code:
         return self._builder.add(every_second(0), every_second(1))
 
     def tiles(self, tile: Any, *, columns: Any, strip: int, rows: Any, most: int) -> None:
-        """Calls tile(count, strip, first row) for all strips of columns, and in each for `most` rows at a time, then for half as many, and
-        so on: each size is code of its own, to be compiled.
+        """Calls tile(count, strip, first row) for all strips of columns, and in each for `most` rows at a time, then once for all that are
+        left: each size is code of its own, to be compiled.
         """
         builder = self._builder
         with cgutils.for_range(builder, builder.sdiv(columns, _I64(strip))) as strips:
@@ -188,4 +188,4 @@ class _Code:
                 count = builder.sdiv(builder.sub(rows, first), _I64(size))
                 with cgutils.for_range(builder, count) as blocks:
                     tile(size, strips.index, builder.add(first, builder.mul(blocks.index, _I64(size))))
-                first, size = builder.add(first, builder.mul(count, _I64(size))), size // 2
+                first, size = builder.add(first, builder.mul(count, _I64(size))), size - 1

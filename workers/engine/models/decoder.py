@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.engine.activations import Activations, tensor_of
 from workers.engine.attention import Attention, Batch
-from workers.engine.layers import HeadNorms, Norm, make_activation, make_norm
+from workers.engine.kernels import activations_of
+from workers.engine.layers import Norm, make_activation, make_head_norms, make_norm
 from workers.engine.linear import Linear, MakeLinear
 from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
@@ -31,9 +33,10 @@ class Decoder:
         x = F.embedding(batch.token_ids, self._embedding)
         if self._scale is not None:
             x = x * self._scale
+        rows = activations_of(x)
         for layer in self._layers:
-            x = layer(x, attention)
-        return self._head(self._norm(x[batch.sampled])).float()
+            rows = layer(rows, attention)
+        return tensor_of(self._head(self._norm(activations_of(tensor_of(rows)[batch.sampled])))).float()
 
 
 class DecoderLayer:
@@ -65,7 +68,7 @@ class DecoderLayer:
         self._down = linear([mlp + "down_proj"], [hidden], inner)
         self._after_mlp = norm(names.after_mlp)
 
-    def __call__(self, x: Tensor, attention: Attention) -> Tensor:
+    def __call__(self, x: Activations, attention: Attention) -> Activations:
         """(T, hidden), changed in place."""
         qkv = self._head_norms(self._qkv(self._before_attention(x)))
         x += self._after_attention(self._out(attention(self._index, qkv)))
@@ -77,9 +80,9 @@ def _norm(name: str, shape: Shape, weights: Weights) -> Norm:
     return make_norm(_norm_weight(name, shape.hidden, shape, weights), shape.eps)
 
 
-def _head_norms(attention: str, shape: Shape, weights: Weights) -> HeadNorms:
+def _head_norms(attention: str, shape: Shape, weights: Weights) -> Norm:
     q, k = (_norm_weight(attention + name, shape.heads.dim, shape, weights) for name in ("q_norm", "k_norm"))
-    return HeadNorms(q, k, shape.heads, shape.eps)
+    return make_head_norms(q, k, shape.heads, shape.eps)
 
 
 def _norm_weight(name: str, width: int, shape: Shape, weights: Weights) -> Tensor:
@@ -87,5 +90,5 @@ def _norm_weight(name: str, width: int, shape: Shape, weights: Weights) -> Tenso
     return weight.float() + 1.0 if shape.norms_from_one else weight
 
 
-def _unchanged(x: Tensor) -> Tensor:
+def _unchanged(x: Activations) -> Activations:
     return x
