@@ -47,7 +47,13 @@ class GatedEngine(ScriptedEngine):
 
 @asynccontextmanager
 async def working(
-    queue: WorkQueue, engine: ScriptedEngine, name: str = "w1", *, lease: float = 5.0, thread: type[EngineThread] = EngineThread
+    queue: WorkQueue,
+    engine: ScriptedEngine,
+    name: str = "w1",
+    *,
+    lease: float = 5.0,
+    drain_call: float = 0.75,
+    thread: type[EngineThread] = EngineThread,
 ) -> AsyncIterator[Worker]:
     engine_thread = thread(engine)
     worker = Worker(
@@ -55,7 +61,7 @@ async def working(
         model=MODEL,
         queue=queue,
         engine=engine_thread,
-        timing=Timing(lease=lease, idle=0.01, retry_first=0.001, retry_longest=0.001),
+        timing=Timing(lease=lease, idle=0.01, retry_first=0.001, retry_longest=0.001, drain_call=drain_call),
         clock=asyncio.get_running_loop().time,
     )
     running = asyncio.ensure_future(worker.run())

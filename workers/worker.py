@@ -58,6 +58,8 @@ class Timing:
     """Longest wait for a doorbell: the price of a lost one."""
     retry_first: float = 0.05
     retry_longest: float = 1.0
+    drain_call: float = 0.75
+    """What a call to the store may take once the worker has been told to stop."""
 
     @property
     def renew(self) -> float:
@@ -87,10 +89,19 @@ class Worker:
         self._renew_at = 0.0
         self._giving_way = False
         self._stop = asyncio.Event()
+        self._asking: asyncio.Timeout | None = None  # the call to the store that is waited for
 
     def stop(self) -> None:
         """Drain: claim nothing more, give back what is held at its committed count, return from `run`."""
+        if self._stop.is_set():
+            return
         self._stop.set()
+        if self._asking is not None:
+            self._asking.reschedule(self._asking_until())
+
+    def _asking_until(self) -> float | None:
+        """By the event loop's clock."""
+        return asyncio.get_running_loop().time() + self._timing.drain_call if self._stop.is_set() else None
 
     async def stopped(self) -> None:
         """Returns once `stop` was called."""
@@ -353,22 +364,26 @@ class Worker:
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Repeat an idempotent call until the store answers; the engine waits meanwhile, so nothing piles up.
 
-        While draining it gives up at the first failure and returns None: leases run out by themselves, and a drain has a deadline.
+        While draining it gives up at the first failure and returns None: leases run out by themselves, and a drain has a deadline. A store
+        that is silent is then waited for less long than otherwise: there may be four calls still to make.
         """
         delay, said = self._timing.retry_first, False
         while True:
             try:
-                answer = await call()
+                async with asyncio.timeout_at(self._asking_until()) as self._asking:
+                    answer = await call()
                 if said:
                     logger.info("state store reachable again")
                 return answer
-            except QueueUnavailable as error:
+            except (QueueUnavailable, TimeoutError) as error:
                 if self._stop.is_set():
-                    logger.warning("gave up on the state store while draining: %s", error)
+                    logger.warning("gave up on the state store while draining: %s", error or "it did not answer in time")
                     return None
                 # Said once an outage: it may last.
                 logger.log(logging.DEBUG if said else logging.WARNING, "state store unreachable: %s", error)
                 said = True
+            finally:
+                self._asking = None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
             delay = min(delay * 2, self._timing.retry_longest)

@@ -258,40 +258,6 @@ async def test_an_urgent_job_does_not_wait_for_a_full_engine() -> None:
             assert await is_running(queue, request)
 
 
-class CutQueue(MemoryQueue):
-    """One call to append does not reach the store, in the moment in which the worker is told to stop."""
-
-    draining: Worker | None = None
-
-    async def append(self, appends: Any) -> Any:
-        if self.draining is not None:
-            self.draining.stop()
-            self.draining = None
-            raise QueueUnavailable("cut before it was sent")
-        return await super().append(appends)
-
-
-async def test_a_drain_that_loses_the_store_for_one_call_loses_no_token() -> None:
-    """The tokens of that call are nowhere; those of the next step must not take their place, nor may the job be finished without them."""
-    for max_tokens in (4, 10):  # the lost step is the last one, or is not
-        queue, request = CutQueue(), make_request(max_tokens=max_tokens)
-        await queue.accept(make_submission(request))
-        engine = GatedEngine()
-        engine.allowed = 3
-        async with working(queue, engine) as worker:
-            await eventually(partial(has_committed, queue, request, 3))
-            queue.draining = worker
-            engine.allowed = 2
-            await eventually(partial(_cut, queue))
-        async with working(queue, ScriptedEngine(), name="w2"):
-            await ended(queue, request)
-        assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, max_tokens)
-
-
-async def _cut(queue: CutQueue) -> bool:
-    return queue.draining is None
-
-
 class SlowStep(ScriptedEngine):
     """The second step of a request ends only when the test lets it."""
 
