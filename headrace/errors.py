@@ -18,6 +18,7 @@ HeadraceError
 ├── QueueFull                 503  the queue's bound is reached; nothing was stored
 │   └── TenantFull              429  the tenant's own bound is reached; nothing was stored
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
+├── LogUnavailable            503  Kafka did not acknowledge; nothing was accepted
 ├── BatchLeaseLost            somebody else works on the batch now; write nothing more
 ├── ModelUnavailable          the model cannot be found, converted or loaded
 ├── TokenizerFailed           the tokenizer cannot turn these ids into text
@@ -153,6 +154,10 @@ class TenantFull(QueueFull):
 
 class QueueUnavailable(HeadraceError):
     """The state store did not answer. A write may or may not have happened: every write is idempotent, so retry it."""
+
+
+class LogUnavailable(HeadraceError):
+    """Kafka did not acknowledge the record in time. It may be in the log all the same: every record is idempotent, so write it again."""
 
 
 class BatchLeaseLost(HeadraceError):
