@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import serving
+from headrace.queues.shards import read_library
 from headrace.settings import Settings
 
 

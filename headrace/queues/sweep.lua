@@ -62,22 +62,26 @@ local function cancel_unattended(K, A)
   return sweep(P, 'viewer', t, A[1], function(id) cancel_job(P, id, 'unattended', t) end)
 end
 
--- Leaves a tombstone, by which a late repeat of its accept is known.
-local function erase(P, id, retention)
+local function erase(P, id)
   local job = P .. 'job:' .. id
   local f = redis.call('HMGET', job, 'tenant', 'key')
-  redis.call('SET', P .. 'gone:' .. id, f[1], 'PX', retention)
   redis.call('ZREM', P .. 'jobs:' .. f[1], id)
   redis.call('ZREM', P .. 'ended', id)
   redis.call('DEL', job, P .. 'body:' .. id, P .. 'log:' .. id)
   if f[2] ~= '' then redis.call('DEL', f[2]) end
 end
 
+-- Leaves a tombstone, by which a late repeat of its accept is known.
+local function bury(P, id, retention)
+  redis.call('SET', P .. 'gone:' .. id, redis.call('HGET', P .. 'job:' .. id, 'tenant'), 'PX', retention)
+  erase(P, id)
+end
+
 -- limit retention -> count
 local function purge(K, A)
   local P, t = K[1], now_ms()
   redis.call('XTRIM', P .. 'outbox', 'MINID', t - A[2])
-  return sweep(P, 'ended', t - A[2], A[1], function(id) erase(P, id, A[2]) end)
+  return sweep(P, 'ended', t - A[2], A[1], function(id) bury(P, id, A[2]) end)
 end
 
 -- retention id... -> count
@@ -85,7 +89,7 @@ local function forget(K, A)
   local P, count = K[1], 0
   for i = 2, #A do
     if TERMINAL[redis.call('HGET', P .. 'job:' .. A[i], 'state')] then
-      erase(P, A[i], A[1])
+      bury(P, A[i], A[1])
       count = count + 1
     end
   end

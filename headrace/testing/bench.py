@@ -10,14 +10,16 @@ from typing import Any, NamedTuple, Protocol
 from redis.asyncio import Redis
 
 from headrace.ids import choose_shard
-from headrace.ports import Append, Claim, Finish, Held, Housekeeping, JobQueue, Load, Submission, Verdict, WorkQueue
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.ports import Append, Claim, Finish, Held, Housekeeping, Intake, JobQueue, Load, Submission, Verdict, WorkQueue
+from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits, is_suspect
 from headrace.queues.server import Library
+from headrace.queues.shards import read_library
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.builders import DAY_MS, make_request, make_submission
-from headrace.testing.queue.memory import MemoryQueue, unix_ms
+from headrace.testing.queue.intake import unix_ms
+from headrace.testing.queue.memory import MemoryQueue
 
 MODEL = "test-model"
 LANES = tuple(Lane)
@@ -28,8 +30,8 @@ CLOCK_KEY = "headrace:clock"
 _REAL_CLOCK = "  local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]\n"
 
 
-class Queue(JobQueue, WorkQueue, Housekeeping, Protocol):
-    """All three ports, as every adapter implements them."""
+class Queue(JobQueue, Intake, WorkQueue, Housekeeping, Protocol):
+    """All ports of the queue, as every adapter implements them."""
 
     async def load(self) -> Load: ...
 
@@ -151,7 +153,7 @@ class MemoryBench(Bench):
         """The store is one dict of records: there is nothing to disagree with it but the lanes."""
         states = await self.queue.states([job_id for made in self.made.values() for job_id in made])
         load = await self.queue.load()
-        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED)
+        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED) - self.memory.withheld
 
 
 class RedisBench(Bench):
@@ -200,12 +202,15 @@ async def _audit_shard(raw: Any, prefix: str) -> None:
     jobs: dict[str, dict[str, str]] = {}
     async for key in raw.scan_iter(match=prefix + "job:*", count=1000):
         jobs[key.removeprefix(prefix + "job:")] = await raw.hgetall(key)
+    withheld = {job_id for job_id, job in jobs.items() if "withheld" in job}
+    assert all(jobs[job_id]["state"] == "delayed" for job_id in withheld)
     in_state: dict[str, set[str]] = {state: {job_id for job_id, job in jobs.items() if job["state"] == state} for state in State}
     ended = set(jobs) - in_state["queued"] - in_state["delayed"] - in_state["running"]
     live = set(jobs) - ended
-    members = {name: set(await raw.zrange(prefix + name, 0, -1)) for name in ("lease", "delay", "deadline", "viewer", "ended")}
+    members = {name: set(await raw.zrange(prefix + name, 0, -1)) for name in ("lease", "delay", "withheld", "deadline", "viewer", "ended")}
     assert members["lease"] == in_state["running"]
-    assert members["delay"] == in_state["delayed"]
+    assert members["withheld"] == withheld
+    assert members["delay"] == in_state["delayed"] - withheld
     assert members["deadline"] == in_state["queued"] | in_state["delayed"]
     assert members["ended"] == ended
     assert members["viewer"] <= live

@@ -9,8 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from headrace.embedded import EmbeddedValkey
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.queues.redis import RedisQueue
 from headrace.queues.server import Library
+from headrace.queues.shards import read_library
 
 LATER = ("end_round", "swept_ago")
 REPORT = {
