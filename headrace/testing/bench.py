@@ -134,6 +134,10 @@ class Bench(Shorthands, ABC):
     async def outbox(self) -> list[Outcome]: ...
 
     @abstractmethod
+    async def withheld(self) -> frozenset[str]:
+        """Ids of jobs that wait to be admitted."""
+
+    @abstractmethod
     async def audit(self) -> None:
         """Asserts that everything the store keeps about its jobs agrees."""
 
@@ -149,11 +153,14 @@ class MemoryBench(Bench):
     async def outbox(self) -> list[Outcome]:
         return [Outcome(*entry[1:]) for entry in self.memory.outbox]
 
+    async def withheld(self) -> frozenset[str]:
+        return self.memory.withheld
+
     async def audit(self) -> None:
         """The store is one dict of records: there is nothing to disagree with it but the lanes."""
         states = await self.queue.states([job_id for made in self.made.values() for job_id in made])
         load = await self.queue.load()
-        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED) - self.memory.withheld
+        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED) - len(self.memory.withheld)
 
 
 class RedisBench(Bench):
@@ -182,6 +189,9 @@ class RedisBench(Bench):
     async def outbox(self) -> list[Outcome]:
         entries = [entry for prefix in self._prefixes() for _, entry in await self.raw.xrange(prefix + "outbox")]
         return [Outcome(entry["id"], entry["tenant"], State(entry["state"]), entry["why"]) for entry in entries]
+
+    async def withheld(self) -> frozenset[str]:
+        return frozenset([job_id for prefix in self._prefixes() for job_id in await self.raw.zrange(prefix + "withheld", 0, -1)])
 
     async def audit(self) -> None:
         for prefix in self._prefixes():

@@ -93,9 +93,9 @@ class MemoryIntake:
         self._generation = max(self._generation, generation)
 
     @property
-    def withheld(self) -> int:
-        """Jobs that are."""
-        return sum(job.withheld for job in self._jobs.values())
+    def withheld(self) -> frozenset[str]:
+        """Ids of jobs that are."""
+        return frozenset(job.id for job in self._jobs.values() if job.withheld)
 
     def _known(self, submission: Submission) -> str | None:
         """The id of the job that is there for it already. Raises IdempotencyConflict."""
