@@ -227,6 +227,15 @@ class JobQueue(Protocol):
         ...
 
 
+class RequestLog(Protocol):
+    """A log of requests in front of the store, to which every acceptance is written before its submitter hears of it."""
+
+    @property
+    def down(self) -> str | None:
+        """Why it takes nothing now; None: it does, for all that is known."""
+        ...
+
+
 class Intake(Protocol):
     """Acceptance in two steps, for whoever keeps a log of requests in front of the store: reserve, write it to the log, admit.
 
