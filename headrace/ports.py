@@ -12,7 +12,7 @@ contract suite runs against each. Rules that hold for every method:
 * Doorbells are hints: they may be lost, doubled or late. Whoever waits for one also looks by himself now and then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -233,6 +233,10 @@ class RequestLog(Protocol):
     @property
     def down(self) -> str | None:
         """Why it takes nothing now; None: it does, for all that is known."""
+        ...
+
+    def watch(self, told: Callable[[float, bool], None]) -> None:
+        """Tell of every append from now on: how many seconds it took, and whether it was acknowledged."""
         ...
 
 

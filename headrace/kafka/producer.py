@@ -12,6 +12,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class LogProducer:
         self._thread = threading.Thread(target=self._run, name="kafka producer", daemon=True)
         self._fault: KafkaError | None = None
         """What ended the client that the thread has now."""
+        self._told: Callable[[float, bool], None] = lambda seconds, done: None
         self._down: str | None = f"{address} has not been reached yet"
 
     async def __aenter__(self) -> Self:
@@ -86,9 +88,21 @@ class LogProducer:
     def down(self) -> str | None:
         return self._down
 
-    async def append(self, topic: str, *, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
+    def watch(self, told: Callable[[float, bool], None]) -> None:
+        self._told = told
+
+    async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Returns once all in-sync replicas have the record. Raises RequestTooLarge if they never will; LogUnavailable, after
         `timeout_s` at most, and then it may be in the log or not."""
+        started = time.perf_counter()
+        try:
+            await self._appended(topic, key, value, headers)
+        except (LogUnavailable, RequestTooLarge):
+            self._told(time.perf_counter() - started, False)
+            raise
+        self._told(time.perf_counter() - started, True)
+
+    async def _appended(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         if self._down is not None:
             raise LogUnavailable(self._down)
         size = len(key or b"") + len(value or b"") + sum(len(name) + len(what) for name, what in headers)

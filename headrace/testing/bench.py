@@ -174,8 +174,13 @@ class RedisBench(Bench):
     @classmethod
     async def connect(cls, url: str, limits: QueueLimits, shards: int = 1) -> "RedisBench":
         raw = Redis.from_url(url, decode_responses=True, protocol=2)
+        return await cls.on(await RedisQueue.connect(url, shards=shards, limits=limits, library=on_virtual_time(read_library())), raw)
+
+    @classmethod
+    async def on(cls, queue: RedisQueue, raw: Any) -> "RedisBench":
+        """`queue` on virtual time, and a client of the same server with decoded replies."""
         await raw.flushall()
-        bench = cls(await RedisQueue.connect(url, shards=shards, limits=limits, library=on_virtual_time(read_library())), raw)
+        bench = cls(queue, raw)
         await bench._set_clock()
         return bench
 

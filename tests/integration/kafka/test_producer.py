@@ -77,7 +77,7 @@ async def test_what_is_acknowledged_is_there(kafka: KafkaSite) -> None:
     topic = f"{kafka.prefix}.accepted"
     make_topic(kafka.servers, topic)
     async with producing(kafka.servers, topic) as producer:
-        appends = (producer.append(topic, key=f"{i}".encode(), value=b"x" * i, headers=[("n", f"{i}".encode())]) for i in range(200))
+        appends = (producer.append(topic, f"{i}".encode(), b"x" * i, [("n", f"{i}".encode())]) for i in range(200))
         await asyncio.gather(*appends)
     found = {record.key: (record.value, tuple(record.headers)) for record in await asyncio.to_thread(read_all, kafka.servers, topic)}
     assert found == {f"{i}".encode(): (b"x" * i, (("n", f"{i}".encode()),)) for i in range(200)}
@@ -87,17 +87,17 @@ async def test_equal_keys_keep_their_order(kafka: KafkaSite) -> None:
     topic = f"{kafka.prefix}.accepted"
     make_topic(kafka.servers, topic)
     async with producing(kafka.servers, topic) as producer:
-        await asyncio.gather(*(producer.append(topic, key=b"k", value=f"{i}".encode()) for i in range(100)))
+        await asyncio.gather(*(producer.append(topic, b"k", f"{i}".encode()) for i in range(100)))
     assert [record.value for record in await asyncio.to_thread(read_all, kafka.servers, topic)] == [f"{i}".encode() for i in range(100)]
 
 
 async def test_a_large_record_passes_and_one_too_large_is_the_callers_fault(broker: Tansu) -> None:
     async with producing(broker.servers) as producer:
-        await producer.append(TOPIC, key=b"k", value=b"x" * 4_000_000)
+        await producer.append(TOPIC, b"k", b"x" * 4_000_000)
         with pytest.raises(RequestTooLarge, match="8388609 bytes"):
-            await producer.append(TOPIC, key=b"k", value=b"x" * MAX_RECORD_BYTES)
+            await producer.append(TOPIC, b"k", b"x" * MAX_RECORD_BYTES)
         assert producer.down is None
-        await producer.append(TOPIC, key=b"k", value=b"fits")
+        await producer.append(TOPIC, b"k", b"fits")
 
 
 async def test_nobody_there_is_said_at_once_and_one_who_comes_later_is_found(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_nobody_there_is_said_at_once_and_one_who_comes_later_is_found(tmp
         try:
             await asyncio.to_thread(make_topic, late.servers)
             await is_up(producer)
-            await producer.append(TOPIC, key=b"k", value=b"v")
+            await producer.append(TOPIC, b"k", b"v")
         finally:
             late.kill()
 
@@ -117,26 +117,26 @@ async def test_nobody_there_is_said_at_once_and_one_who_comes_later_is_found(tmp
 async def refuses_at_once(producer: LogProducer) -> None:
     started = time.monotonic()
     with pytest.raises(LogUnavailable):
-        await producer.append(TOPIC, key=b"k", value=b"v")
+        await producer.append(TOPIC, b"k", b"v")
     assert time.monotonic() - started < QUICK_S
 
 
 async def test_a_topic_that_is_missing_is_named(broker: Tansu) -> None:
     async with producing(broker.servers, "test.typo") as producer:
         with pytest.raises(LogUnavailable, match=r"no topic test\.typo; `headrace kafka init` makes them"):
-            await producer.append("test.typo", key=b"k", value=b"v")
+            await producer.append("test.typo", b"k", b"v")
 
 
 async def test_killed_it_is_noticed_without_traffic_and_found_again(broker: Tansu) -> None:
     async with producing(broker.servers) as producer:
-        await producer.append(TOPIC, key=b"k", value=b"before")
+        await producer.append(TOPIC, b"k", b"before")
         broker.kill()
         await goes_down(producer)
         await refuses_at_once(producer)
         broker.start()  # and empty: what it kept in memory is gone
         await asyncio.to_thread(make_topic, broker.servers)
         await is_up(producer)
-        await producer.append(TOPIC, key=b"k", value=b"after")
+        await producer.append(TOPIC, b"k", b"after")
         assert [record.value for record in await asyncio.to_thread(read_all, broker.servers)] == [b"after"]
 
 
@@ -147,7 +147,7 @@ async def test_killed_under_load_every_append_ends_in_time(broker: Tansu) -> Non
         async def append(number: int) -> None:
             nonlocal acknowledged, refused
             try:
-                await producer.append(TOPIC, key=f"{number}".encode(), value=b"v")
+                await producer.append(TOPIC, f"{number}".encode(), b"v")
                 acknowledged += 1
             except LogUnavailable:
                 refused += 1
@@ -164,19 +164,19 @@ async def test_killed_under_load_every_append_ends_in_time(broker: Tansu) -> Non
 
 async def test_paused_it_costs_no_more_than_the_timeout_and_goes_on(broker: Tansu) -> None:
     async with producing(broker.servers) as producer:
-        await producer.append(TOPIC, key=b"k", value=b"before")
+        await producer.append(TOPIC, b"k", b"before")
         broker.pause()
         try:
             started = time.monotonic()
             with pytest.raises(LogUnavailable):
-                await producer.append(TOPIC, key=b"k", value=b"during")
+                await producer.append(TOPIC, b"k", b"during")
             assert time.monotonic() - started < TIMEOUT_S + QUICK_S
             await goes_down(producer)
             await refuses_at_once(producer)
         finally:
             broker.go_on()
         await is_up(producer)
-        await producer.append(TOPIC, key=b"k", value=b"after")
+        await producer.append(TOPIC, b"k", b"after")
         values = [record.value for record in await asyncio.to_thread(read_all, broker.servers)]
     assert values[0] == b"before"
     assert values[-1] == b"after"
@@ -194,16 +194,16 @@ async def behind_a_proxy(tmp_path: Path) -> AsyncIterator[tuple[Proxy, str]]:
 
 async def test_a_wire_that_swallows_everything(tmp_path: Path) -> None:
     async with behind_a_proxy(tmp_path) as (proxy, servers), producing(servers) as producer:
-        await producer.append(TOPIC, key=b"k", value=b"before")
+        await producer.append(TOPIC, b"k", b"before")
         proxy.silent = True
         started = time.monotonic()
         with pytest.raises(LogUnavailable):
-            await producer.append(TOPIC, key=b"k", value=b"during")
+            await producer.append(TOPIC, b"k", b"during")
         assert time.monotonic() - started < TIMEOUT_S + QUICK_S
         await goes_down(producer)
         proxy.silent = False
         await is_up(producer)
-        await producer.append(TOPIC, key=b"k", value=b"after")
+        await producer.append(TOPIC, b"k", b"after")
 
 
 async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) ->
     async with behind_a_proxy(tmp_path) as (proxy, servers), producing(servers) as producer:
         for i in range(5):
             proxy.drop_replies = True
-            pending = asyncio.ensure_future(producer.append(TOPIC, key=b"k", value=f"{i}".encode()))
+            pending = asyncio.ensure_future(producer.append(TOPIC, b"k", f"{i}".encode()))
             dropped = proxy.dropped
 
             async def lost(dropped: int = dropped) -> bool:
@@ -222,7 +222,7 @@ async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) ->
             outcomes = await asyncio.gather(pending, return_exceptions=True)
             assert all(outcome is None or isinstance(outcome, LogUnavailable) for outcome in outcomes)
             await is_up(producer)
-        await producer.append(TOPIC, key=b"k", value=b"last")
+        await producer.append(TOPIC, b"k", b"last")
         values = [record.value for record in await asyncio.to_thread(read_all, servers)]
     assert len(values) == len(set(values))
     assert values[-1] == b"last"
@@ -230,13 +230,13 @@ async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) ->
 
 async def test_a_crowd_waits_for_room_and_none_is_lost(broker: Tansu) -> None:
     async with producing(broker.servers, held_bytes=10_000) as producer:
-        await asyncio.gather(*(producer.append(TOPIC, key=f"{i}".encode(), value=b"x" * 3_000) for i in range(100)))
+        await asyncio.gather(*(producer.append(TOPIC, f"{i}".encode(), b"x" * 3_000) for i in range(100)))
         assert len(await asyncio.to_thread(read_all, broker.servers)) == 100
 
 
 async def test_what_is_on_its_way_is_written_before_it_closes(broker: Tansu) -> None:
     async with producing(broker.servers) as producer:
-        appends = [asyncio.ensure_future(producer.append(TOPIC, key=f"{i}".encode(), value=b"v")) for i in range(50)]
+        appends = [asyncio.ensure_future(producer.append(TOPIC, f"{i}".encode(), b"v")) for i in range(50)]
         await asyncio.sleep(0)
     await asyncio.gather(*appends)
     assert len(await asyncio.to_thread(read_all, broker.servers)) == 50
