@@ -29,6 +29,11 @@ class LogPosition(NamedTuple):
     epoch: int
     n: int
 
+    @property
+    def generation(self) -> int:
+        """Of the store that it was written to. A log has entries of one generation."""
+        return self.epoch // GENERATION_EPOCHS
+
     def __str__(self) -> str:
         return f"{self.epoch}-{self.n}"
 

@@ -7,6 +7,7 @@ HeadraceError
 │   ├── ContextLengthExceeded   400  prompt + max_tokens do not fit the model's context
 │   ├── RequestTooLarge         400  it alone exceeds a bound of the queue: it could never be accepted
 │   ├── CursorInvalid           400  an event cursor that is malformed or ahead of the log
+│   ├── StreamRestarted         409  the cursor is from an answer that was lost with its store; another one is written
 │   ├── ModelNotFound           404
 │   ├── JobNotFound             404  unknown id, or another tenant's
 │   ├── JobPurged               410  it existed; its retention is over
@@ -72,6 +73,13 @@ class CursorInvalid(RequestError):
     """The event cursor is malformed, or ahead of everything the job has logged."""
 
     code = "invalid_cursor"
+
+
+class StreamRestarted(RequestError):
+    """The event cursor is from before the store was lost: the job's answer is written anew, and the two must not be mixed."""
+
+    status = 409
+    code = "stream_restarted"
 
 
 class ModelNotFound(RequestError):

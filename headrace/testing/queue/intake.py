@@ -92,6 +92,11 @@ class MemoryIntake:
         rules.check_generation(generation)
         self._generation = max(self._generation, generation)
 
+    def lose_everything(self) -> None:
+        """As a store whose disk was lost. Who listens for doorbells goes on listening."""
+        self._jobs, self._keys, self._tombs = {}, {}, {}
+        self._waiting, self._claims, self._meters, self._generation = Waiting(), ClaimMemory(), Meters(), 0
+
     @property
     def withheld(self) -> frozenset[str]:
         """Ids of jobs that are."""
