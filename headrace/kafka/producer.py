@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import AuthorizationError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from headrace.errors import LogUnavailable, RequestTooLarge
 from headrace.kafka.address import Address
@@ -70,6 +70,8 @@ class LogProducer:
         """What ended the client that the thread has now."""
         self._told: Callable[[float, bool], None] = lambda seconds, done: None
         self._down: str | None = f"{address} has not been reached yet"
+        self._known_down = False
+        """It was told that it is down."""
 
     async def __aenter__(self) -> Self:
         """Returns once the brokers answered, or did not."""
@@ -122,7 +124,7 @@ class LogProducer:
             return
         if error is None:
             record.done.set_result(None)
-        elif isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+        elif isinstance(error, KafkaError) and _of_the_record(error):
             record.done.set_exception(RequestTooLarge(f"The request takes {record.size} bytes in the log, which is more than it allows."))
         else:
             record.done.set_exception(LogUnavailable(f"{self._address} did not take a record: {_said(error)}"))
@@ -135,9 +137,15 @@ class LogProducer:
                 with self._clients() as (admin, producer):
                     self._serve(admin, producer)
             except (KafkaError, LogUnavailable, OSError) as error:
-                if self._down is None:
-                    logger.warning("%s is not reachable: %s", self._address, _said(error))
-                self._note_down(f"{self._address} is not reachable: {_said(error)}")
+                why = f"{self._address} is not reachable: {_said(error)}"
+                if not self._known_down:
+                    logger.warning("%s", why)
+                self._note_down(why)
+                self._stop.wait(PAUSE_S)
+            except Exception:
+                # A fault in the client must not end the thread, or nothing would be taken until the process is started anew.
+                logger.exception("the client of %s failed", self._address)
+                self._note_down(f"the client of {self._address} failed")
                 self._stop.wait(PAUSE_S)
         self._note_down("the process stops")
 
@@ -188,13 +196,12 @@ class LogProducer:
             raise LogUnavailable(f"it has no topic {', '.join(missing)}; `headrace kafka init` makes them")
 
     def _note_up(self) -> None:
-        if self._down is not None:
-            logger.info("%s takes records", self._address)
-        self._down = None
+        logger.info("%s takes records", self._address)
+        self._down, self._known_down = None, False
         self._on_loop(self._tried.set)
 
     def _note_down(self, why: str) -> None:
-        self._down = why
+        self._down, self._known_down = why, True
         self._on_loop(self._tried.set)
         with suppress(queue.Empty):
             while True:
@@ -244,7 +251,7 @@ class LogProducer:
 
 def _of_the_record(error: KafkaError) -> bool:
     """Others may go through."""
-    return isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError | AuthorizationError)
+    return isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError)
 
 
 def _said(error: Exception) -> str:

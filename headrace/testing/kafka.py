@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
 
 from headrace.settings import Settings
 from headrace.testing.tree import free_port
@@ -126,3 +129,14 @@ class KafkaSite:
 
 def new_site(servers: str) -> KafkaSite:
     return KafkaSite(servers, f"test-{secrets.token_hex(6)}")
+
+
+def read_all(servers: str, topic: str) -> list[Any]:
+    """Every record that the topic holds, by partition."""
+    with KafkaConsumer(bootstrap_servers=[servers], enable_auto_commit=False, auto_offset_reset="earliest") as consumer:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
+        consumer.assign(partitions)
+        ends, found = consumer.end_offsets(partitions), []
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            found += [record for records in consumer.poll(timeout_ms=500).values() for record in records]
+    return found

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from headrace.errors import LogUnavailable, RequestTooLarge
 from headrace.kafka.address import Address, address_of
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.topics import MAX_RECORD_BYTES, Shape, create
 from headrace.testing.eventually import eventually
-from headrace.testing.kafka import KafkaSite, Tansu, tansu
+from headrace.testing.kafka import KafkaSite, Tansu, read_all, tansu
 from headrace.testing.proxy import Proxy, proxy_to
 from headrace.testing.tree import free_port
 
@@ -32,17 +31,6 @@ def at(servers: str) -> Address:
 def make_topic(servers: str, name: str = TOPIC) -> None:
     shape = Shape(name=name, partitions=2, replicas=1, configs={"max.message.bytes": str(MAX_RECORD_BYTES)})
     create(at(servers), [shape])
-
-
-def read_all(servers: str, topic: str = TOPIC) -> list[Any]:
-    """Every record that the topic holds, by partition."""
-    with KafkaConsumer(bootstrap_servers=[servers], enable_auto_commit=False, auto_offset_reset="earliest") as consumer:
-        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
-        consumer.assign(partitions)
-        ends, found = consumer.end_offsets(partitions), []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            found += [record for records in consumer.poll(timeout_ms=500).values() for record in records]
-    return found
 
 
 @pytest.fixture
@@ -137,7 +125,7 @@ async def test_killed_it_is_noticed_without_traffic_and_found_again(broker: Tans
         await asyncio.to_thread(make_topic, broker.servers)
         await is_up(producer)
         await producer.append(TOPIC, b"k", b"after")
-        assert [record.value for record in await asyncio.to_thread(read_all, broker.servers)] == [b"after"]
+        assert [record.value for record in await asyncio.to_thread(read_all, broker.servers, TOPIC)] == [b"after"]
 
 
 async def test_killed_under_load_every_append_ends_in_time(broker: Tansu) -> None:
@@ -177,7 +165,7 @@ async def test_paused_it_costs_no_more_than_the_timeout_and_goes_on(broker: Tans
             broker.go_on()
         await is_up(producer)
         await producer.append(TOPIC, b"k", b"after")
-        values = [record.value for record in await asyncio.to_thread(read_all, broker.servers)]
+        values = [record.value for record in await asyncio.to_thread(read_all, broker.servers, TOPIC)]
     assert values[0] == b"before"
     assert values[-1] == b"after"
 
@@ -223,7 +211,7 @@ async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) ->
             assert all(outcome is None or isinstance(outcome, LogUnavailable) for outcome in outcomes)
             await is_up(producer)
         await producer.append(TOPIC, b"k", b"last")
-        values = [record.value for record in await asyncio.to_thread(read_all, servers)]
+        values = [record.value for record in await asyncio.to_thread(read_all, servers, TOPIC)]
     assert len(values) == len(set(values))
     assert values[-1] == b"last"
 
@@ -231,7 +219,7 @@ async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) ->
 async def test_a_crowd_waits_for_room_and_none_is_lost(broker: Tansu) -> None:
     async with producing(broker.servers, held_bytes=10_000) as producer:
         await asyncio.gather(*(producer.append(TOPIC, f"{i}".encode(), b"x" * 3_000) for i in range(100)))
-        assert len(await asyncio.to_thread(read_all, broker.servers)) == 100
+        assert len(await asyncio.to_thread(read_all, broker.servers, TOPIC)) == 100
 
 
 async def test_what_is_on_its_way_is_written_before_it_closes(broker: Tansu) -> None:
@@ -239,7 +227,7 @@ async def test_what_is_on_its_way_is_written_before_it_closes(broker: Tansu) -> 
         appends = [asyncio.ensure_future(producer.append(TOPIC, f"{i}".encode(), b"v")) for i in range(50)]
         await asyncio.sleep(0)
     await asyncio.gather(*appends)
-    assert len(await asyncio.to_thread(read_all, broker.servers)) == 50
+    assert len(await asyncio.to_thread(read_all, broker.servers, TOPIC)) == 50
 
 
 async def test_it_closes_in_time_with_nobody_there() -> None:
