@@ -248,12 +248,13 @@ class Intake(Protocol):
     """
 
     async def reserve(self, submission: Submission) -> Reserved:
-        """`accept`, bounds and all, but withheld, for the adapter's `reservation_ms`: see `forget_lapsed`. Raises as `accept`."""
+        """`accept`, bounds and all, but withheld, for the adapter's `reservation_ms`: see `forget_lapsed`. No viewer is missed before it is
+        admitted. Raises as `accept`."""
         ...
 
     async def admit(self, submission: Submission) -> Accepted:
-        """The log has it: put it in its lane, where it was withheld. By id it is one job, however often it is admitted: `replayed` where it
-        was in its lane before, has ended, was withdrawn or purged.
+        """The log has it: put it in its lane, where it was withheld; its viewer grace begins. By id it is one job, however often it is
+        admitted: `replayed` where it was in its lane before, has ended, was withdrawn or purged.
 
         One that the store does not know, as it lost it or the reservation lapsed, is stored as by `accept`. It was promised already, so no
         bound of its tenant refuses it. Raises IdempotencyConflict, RequestTooLarge; and QueueFull, after which it is to be repeated for as

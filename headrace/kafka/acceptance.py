@@ -1,5 +1,7 @@
 """Accepting with a log in front of the store.
 
+check   ── the log is known to be away ──► the caller; nothing is left of it
+   │
 reserve ── refused: its bounds, its key ──► the caller
    │
 append  ── not acknowledged ──► without a key: withdraw; with one: the repeat finds the reservation, and appends again
@@ -25,14 +27,18 @@ class Store(Intake, Protocol):
 
 
 class Acceptance:
-    """`append` returns once the log has the submission. Raises LogUnavailable, RequestTooLarge."""
+    """`check` raises LogUnavailable while the log is known to take nothing. `append` returns once it has the submission; raises
+    LogUnavailable, RequestTooLarge."""
 
-    def __init__(self, store: Store, append: Append) -> None:
+    def __init__(self, store: Store, check: Callable[[], None], append: Append) -> None:
         self._store = store
+        self._check = check
         self._append = append
 
     async def accept(self, submission: Submission) -> Accepted:
         """As in JobQueue. Raises LogUnavailable too: nothing was promised, and nothing runs unless it is repeated under its key."""
+        # First, or a long outage would fill the store with reservations under the keys of callers who have given up.
+        self._check()
         reserved = await self._store.reserve(submission)
         if not reserved.withheld:
             return Accepted(reserved.job_id, replayed=True)

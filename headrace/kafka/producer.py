@@ -90,6 +90,11 @@ class LogProducer:
     def down(self) -> str | None:
         return self._down
 
+    def check(self) -> None:
+        """Raises LogUnavailable while it is down."""
+        if self._down is not None:
+            raise LogUnavailable(self._down)
+
     def watch(self, told: Callable[[float, bool], None]) -> None:
         self._told = told
 
@@ -105,8 +110,7 @@ class LogProducer:
         self._told(time.perf_counter() - started, True)
 
     async def _appended(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        if self._down is not None:
-            raise LogUnavailable(self._down)
+        self.check()
         size = len(key or b"") + len(value or b"") + sum(len(name) + len(what) for name, what in headers)
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -22,7 +22,7 @@ class KafkaQueue(RedisQueue):
         super().__init__(server, shards=shards, limits=limits)
         self._log = log
         self._topic = topics.accepted
-        self._acceptance = Acceptance(self, self._append)
+        self._acceptance = Acceptance(self, log.check, self._append)
 
     async def accept(self, submission: Submission) -> Accepted:
         return await self._acceptance.accept(submission)

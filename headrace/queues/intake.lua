@@ -17,13 +17,14 @@ end
 -- a submission -> {answer, id}, or what refusal says. By its id first: once that was promised, another job under its key is not this one.
 local function admit(K, A)
   local P, us, id = K[1], now_us(), A[1]
-  if release_withheld(P, id) then return {'new', id} end
+  local t = math.floor(us / 1000)
+  if release_withheld(P, A, id, t) then return {'new', id} end
   if redis.call('EXISTS', P .. 'job:' .. id, P .. 'gone:' .. id) > 0 then return {'replay', id} end
   local there = known(P, A)
   if there then return there end
-  local refused = store(P, A, math.floor(us / 1000), us, false)
+  local refused = store(P, A, t, us, false)
   if refused then return refused end
-  enqueue(P, id, place(P, id))
+  let_in(P, A, id, t)
   return {'new', id}
 end
 
@@ -31,7 +32,6 @@ end
 local function unreserve(P, id, t)
   uncount(P, id, t)
   detach(P, id)
-  redis.call('ZREM', P .. 'viewer', id)
   erase(P, id)
 end
 

@@ -41,30 +41,36 @@ local function store(P, A, t, us, of_tenant)
   redis.call('SET', P .. 'body:' .. id, A[17])
   if A[4] ~= 'batch' then redis.call('ZADD', P .. 'jobs:' .. tenant, arrival, id) end
   if key ~= '' then redis.call('SET', key, id) end
-  if A[5] == '1' then redis.call('ZADD', P .. 'viewer', t + A[12], id) end
   return nil
 end
 
--- Puts a withheld job in its lane. False: it is none.
-local function release_withheld(P, id)
+-- Puts a job of this submission in its lane. Only now its viewer's grace begins: while it was withheld nobody was told to wait.
+local function let_in(P, A, id, t)
+  if A[5] == '1' then redis.call('ZADD', P .. 'viewer', t + A[12], id) end
+  enqueue(P, id, place(P, id))
+end
+
+-- False: it is not withheld.
+local function release_withheld(P, A, id, t)
   if not is_withheld(P, id) then return false end
   detach(P, id)
-  enqueue(P, id, place(P, id))
+  let_in(P, A, id, t)
   return true
 end
 
 -- a submission -> {answer, id}, or what refusal says
 local function accept(K, A)
   local P, us = K[1], now_us()
+  local t = math.floor(us / 1000)
   local there = known(P, A)
   if there then
     -- Reserved by somebody else, who may never come back: this caller has no log to wait for.
-    if there[1] == 'replay' then release_withheld(P, there[2]) end
+    if there[1] == 'replay' then release_withheld(P, A, there[2], t) end
     return there
   end
-  local refused = store(P, A, math.floor(us / 1000), us, true)
+  local refused = store(P, A, t, us, true)
   if refused then return refused end
-  enqueue(P, A[1], place(P, A[1]))
+  let_in(P, A, A[1], t)
   return {'new', A[1]}
 end
 

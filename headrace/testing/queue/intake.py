@@ -50,9 +50,9 @@ class MemoryIntake:
     async def accept(self, submission: Submission) -> Accepted:
         first = self._known(submission)
         if first is not None:
-            self._release_withheld(first)
+            self._release_withheld(first, submission)
             return Accepted(first, replayed=True)
-        self._enqueue(self._store(submission, of_tenant=True))
+        self._let_in(self._store(submission, of_tenant=True), submission)
         return Accepted(submission.request.id, replayed=False)
 
     async def reserve(self, submission: Submission) -> Reserved:
@@ -67,13 +67,13 @@ class MemoryIntake:
     async def admit(self, submission: Submission) -> Accepted:
         job_id = submission.request.id
         rules.check_request(submission.request, self.shards)
-        if self._release_withheld(job_id):
+        if self._release_withheld(job_id, submission):
             return Accepted(job_id, replayed=False)
         if job_id in self._jobs or self._tomb(job_id) is not None:
             return Accepted(job_id, replayed=True)
         if (first := self._known(submission)) is not None:
             return Accepted(first, replayed=True)
-        self._enqueue(self._store(submission, of_tenant=False))
+        self._let_in(self._store(submission, of_tenant=False), submission)
         return Accepted(job_id, replayed=False)
 
     async def withdraw(self, tenant: str, job_id: str) -> bool:
@@ -132,7 +132,6 @@ class MemoryIntake:
             cost=request.cost,
             accepted_ms=now,
             deadline_ms=now + submission.ttl_ms,
-            viewer_due=now + self._limits.viewer_grace_ms if request.attended else None,
             epoch=self._generation * GENERATION_EPOCHS,
         )
         self._jobs[job.id] = job
@@ -140,13 +139,19 @@ class MemoryIntake:
             self._keys[key] = job.id
         return job
 
-    def _release_withheld(self, job_id: str) -> bool:
-        """Put a withheld job in its lane. False: it is none."""
+    def _let_in(self, job: Record, submission: Submission) -> None:
+        """Put it in its lane. Only now its viewer's grace begins: while it was withheld nobody was told to wait."""
+        if submission.request.attended:
+            job.viewer_due = self._clock() + self._limits.viewer_grace_ms
+        self._enqueue(job)
+
+    def _release_withheld(self, job_id: str, submission: Submission) -> bool:
+        """False: it is not withheld."""
         job = self._jobs.get(job_id)
         if job is None or not job.withheld:
             return False
         job.withheld_due = None
-        self._enqueue(job)
+        self._let_in(job, submission)
         return True
 
     def _unreserve(self, job: Record) -> None:

@@ -86,7 +86,9 @@ async def site(valkey: EmbeddedValkey, archive: Archive, tmp_path: Path) -> Asyn
         wire.upstream = f"http://127.0.0.1:{broker.port}"
         kafka = new_site(broker.servers)
         await asyncio.to_thread(make_topics, kafka)
-        settings = kafka.settings(redis_url=valkey.url, port=0, model=MODEL, ping_s=0.05, shutdown_s=2, kafka_timeout_s=TIMEOUT_S)
+        settings = kafka.settings(
+            viewer_grace_ms=200, redis_url=valkey.url, port=0, model=MODEL, ping_s=0.05, shutdown_s=2, kafka_timeout_s=TIMEOUT_S
+        )
         queue, log = await stack.enter_async_context(connect_submitter(settings))
         store = await RedisQueue.connect(valkey.url)
         stack.push_async_callback(store.aclose)
@@ -206,6 +208,20 @@ async def test_what_was_written_and_not_acknowledged_runs_once_or_never(site: Si
     await eventually(done)
     job = await site.store.get("default", again.json()["id"])
     assert (job.epoch, job.committed) == (1, len(PANGRAM) + 1), "it ran once"
+
+
+async def test_whoever_repeats_a_call_through_an_outage_gets_its_answer(site: Site) -> None:
+    """However long it lasts: it was the log that was waited for, and nobody's absence counts before."""
+    headers = {"idempotency-key": "k"}
+    site.wire.silent = True
+    response = await site.http.post(CHAT, json=BODY, headers=headers)
+    assert response.status_code == 503
+    await site.turns(ready=False)
+    assert await site.store.cancel_unattended(10) == 0
+    site.wire.silent = False
+    await site.turns(ready=True)
+    answer = await site.http.post(CHAT, json=BODY, headers=headers)
+    assert answer.json()["choices"][0]["message"]["content"] == "".join(PANGRAM)
 
 
 @pytest.mark.parametrize("kill_at_s", [0.0, 0.02, 0.05])

@@ -24,7 +24,12 @@ class Site:
         self.fate = WRITES
         self.between: Callable[[], Awaitable[None]] | None = None
         """What happens while the log has the record and nobody knows."""
-        self._acceptance = Acceptance(self.bench.queue, self.append)
+        self.down = False
+        self._acceptance = Acceptance(self.bench.queue, self.check, self.append)
+
+    def check(self) -> None:
+        if self.down:
+            raise LogUnavailable("away")
 
     async def append(self, submission: Submission) -> None:
         await asyncio.sleep(0)
@@ -73,6 +78,17 @@ async def test_bounds_and_conflicts_are_told_before_the_log_hears_of_it(site: Si
     with pytest.raises(QueueFull):
         await full.accept(full.bench.submission())
     assert len(site.log) == len(full.log) == 1
+
+
+async def test_while_the_log_is_known_to_be_away_nothing_is_kept(site: Site) -> None:
+    site.down = True
+    for key in ("k", None):
+        with pytest.raises(LogUnavailable):
+            await site.accept(site.bench.submission(key=key))
+    assert (await site.bench.queue.load()).cost == 0
+    site.down = False
+    submission = site.bench.submission(key="k")
+    assert await site.accept(submission) == Accepted(submission.request.id, replayed=False)
 
 
 @pytest.mark.parametrize("fate", [LOSES, REFUSES])
