@@ -8,13 +8,13 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from headrace.keys_file import KeysFile
 from headrace.ports import JobQueue, RequestLog
 from headrace.settings import Settings
 from producer_api import envelope, openapi
 from producer_api.archive import Archive
 from producer_api.auth import Gate
 from producer_api.catalog import Catalog
-from producer_api.keys_file import KeysFile
 from producer_api.log_reader import LogReader
 from producer_api.middleware import Edge
 from producer_api.routes import batches, files, inference, jobs, models, probes
