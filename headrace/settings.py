@@ -164,6 +164,7 @@ class Settings(BaseSettings):
     # Scheduler
     janitor_ms: int = Field(500, ge=10, description="Time between two sweeps.")
     scheduler_port: int = Field(0, ge=0, le=65_535, description="Port of the scheduler's /metrics; 0 is off.")
+    pump_port: int = Field(0, ge=0, le=65_535, description="Port of the /metrics of the pump between Kafka and the queue; 0 is off.")
 
     @property
     def served_model(self) -> str:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from headrace.errors import SettingsError
 from headrace.kafka.address import address_of
 from headrace.ports import RequestLog
+from headrace.queues.outbox import RedisOutbox
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Server, serving
@@ -37,6 +38,13 @@ async def connect_submitter(settings: Settings) -> AsyncIterator[tuple[RedisQueu
     async with _store(settings) as server, logging_requests(settings, address) as log:
         topics = Topics(settings.kafka_prefix)
         yield KafkaQueue(server, shards=settings.shards, limits=_limits(settings), log=log, topics=topics), log
+
+
+@asynccontextmanager
+async def connect_outbox(settings: Settings) -> AsyncIterator[RedisOutbox]:
+    """The outbox of the same store, in the same way as the queue."""
+    async with serving(settings.redis_url, read_library()) as server:
+        yield RedisOutbox(server, shards=settings.shards, limits=_limits(settings))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from headrace.queues.server import Command, Library, Server
 
 
 def read_library() -> Library:
-    return Library.read("headrace_1", "headrace.queues", "functions", "submit", "work", "quarantine", "sweep", "intake")
+    return Library.read("headrace_1", "headrace.queues", "functions", "submit", "work", "quarantine", "sweep", "intake", "relay")
 
 
 class Shards:

@@ -77,11 +77,22 @@ local function bury(P, id, retention)
   erase(P, id)
 end
 
+-- Until when jobs may have ended to be purged now. One whose end is to go to a log waits for its relay, unless that has been away for as
+-- long as an ended job is kept.
+local function horizon(P, t, retention)
+  local f = redis.call('HMGET', P .. 'relay', 'at', 'until')
+  if not f[1] or t - f[2] > tonumber(retention) then return t - retention end
+  local last = redis.call('XREVRANGE', P .. 'outbox', '+', '-', 'COUNT', 1)[1]
+  if not last or last[1] == f[1] then return t - retention end
+  return math.min(t - retention, tonumber(f[1]:match('^%d+')) - 1)
+end
+
 -- limit retention -> count
 local function purge(K, A)
   local P, t = K[1], now_ms()
-  redis.call('XTRIM', P .. 'outbox', 'MINID', t - A[2])
-  return sweep(P, 'ended', t - A[2], A[1], function(id) bury(P, id, A[2]) end)
+  local until_ms = horizon(P, t, A[2])
+  redis.call('XTRIM', P .. 'outbox', 'MINID', math.max(0, until_ms))
+  return sweep(P, 'ended', until_ms, A[1], function(id) bury(P, id, A[2]) end)
 end
 
 -- retention id... -> count
