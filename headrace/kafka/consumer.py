@@ -182,7 +182,7 @@ class LogConsumer:
         ours = sorted(self._windows.partitions)
         try:
             ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS) if ours else {}
-            lag = {one: max(0, ends[TopicPartition(*one)] - self._position(consumer, one)) for one in ours}
+            lag = {one: self._lag(consumer, one, ends[TopicPartition(*one)]) for one in ours}
         except KafkaError as error:
             if self._standing.reachable:
                 logger.warning("the log's broker does not answer: %s", error)
@@ -192,9 +192,10 @@ class LogConsumer:
             logger.info("reads %d partitions of the log", len(ours))
         self._standing = Standing(reachable=bool(ours) or self._standing.reachable, lag=lag, paused=frozenset(), in_flight=0)
 
-    def _position(self, consumer: KafkaConsumer, one: Partition) -> int:
-        """Behind the last record that was fetched."""
-        return int(consumer.position(TopicPartition(*one), timeout_ms=ANSWER_MS) or 0)
+    def _lag(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
+        """Fetches tell the end too, while the partition is not paused; not every broker counts right when it is asked for ends alone."""
+        place = TopicPartition(*one)
+        return max(0, end - consumer.position(place, timeout_ms=ANSWER_MS), (consumer.highwater(place) or 0) - consumer.position(place))
 
     def _hold_back(self, consumer: KafkaConsumer) -> None:
         """Every time around, as a rebalance forgets what was paused."""

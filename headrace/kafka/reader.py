@@ -43,6 +43,8 @@ class _Reading:
     def __init__(self) -> None:
         self._consumer: Any = None
         self._ends: dict[TopicPartition, int] = {}
+        self._seen: set[TopicPartition] = set()
+        """Partitions whose end is as the first fetch of them told: not every broker counts right when it is asked for ends alone."""
 
     def open(self, options: Mapping[str, Any], topic: str, since_ms: int) -> None:
         self._consumer = open_client(
@@ -52,7 +54,10 @@ class _Reading:
             auto_offset_reset="earliest",
             enable_incremental_fetch_sessions=False,
             bootstrap_timeout_ms=ANSWER_MS,
-            max_partition_fetch_bytes=4 << 20,
+            # See headrace/kafka/consumer.py.
+            max_poll_records=1 << 30,
+            max_partition_fetch_bytes=1 << 20,
+            fetch_max_bytes=8 << 20,
         )
         partitions = [TopicPartition(topic, number) for number in sorted(self._consumer.partitions_for_topic(topic) or ())]
         if not partitions:
@@ -81,14 +86,21 @@ class _Reading:
             if not self._ends:
                 return []
             found = self._consumer.poll(timeout_ms=_POLL_MS)
+            for place in self._ends.keys() - self._seen:
+                if (end := self._consumer.highwater(place)) is not None:
+                    self._ends[place] = max(self._ends[place], end)
+                    self._seen.add(place)
             batch = [LogRecord.of(raw) for place, records in found.items() for raw in records if raw.offset < self._ends.get(place, 0)]
             # By position and not by record: the last offsets of a compacted partition need not hold any.
-            for place in [place for place, end in self._ends.items() if self._consumer.position(place, timeout_ms=ANSWER_MS) >= end]:
+            for place in [place for place in self._seen & self._ends.keys() if self._is_read(place)]:
                 del self._ends[place]
                 self._consumer.pause(place)
             if batch:
                 return batch
         raise KafkaError(f"nothing came for {_SILENCE * _POLL_MS // 1_000} s")
+
+    def _is_read(self, place: TopicPartition) -> bool:
+        return bool(self._consumer.position(place, timeout_ms=ANSWER_MS) >= self._ends[place])
 
     def close(self) -> None:
         if self._consumer is not None:

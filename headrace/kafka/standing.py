@@ -12,6 +12,6 @@ class Standing:
 
     reachable: bool
     lag: Mapping[Partition, int]
-    """Records of our partitions behind what we have committed."""
+    """Records of our partitions that are not fetched yet."""
     paused: frozenset[Partition]
     in_flight: int
