@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from headrace.cursor import MAX_GENERATION
 from headrace.errors import RequestError
 from headrace.kafka.log_record import LogRecord
 from headrace.kafka.native import AUTHORIZATION, Native
@@ -24,6 +25,8 @@ from headrace.wire.outcomes import OUTCOMES, ended_error, error_object
 from headrace.wire.spelling import Spelling
 
 Headers = tuple[tuple[str, bytes], ...]
+
+_GENERATION = b"generation"
 
 REFUSED = "refused"
 """The state of a request that was never accepted."""
@@ -70,6 +73,22 @@ def unkept_record(request: Request, error: RequestError) -> Outgoing:
 def _refused(about: Mapping[str, Any], error: RequestError) -> Outgoing:
     body = error_object(error.message, status=error.status, code=error.code, param=error.param)
     return _outgoing(about, error.status, None, body, dict.fromkeys(("accepted_ms", "started_ms", "ended_ms")))
+
+
+def generation_record(generation: int) -> Outgoing:
+    """Of no job: that a state store was filled from the log, and which generation it is. One key, so that compaction keeps the latest."""
+    return Outgoing(_GENERATION, orjson.dumps({"id": None, "state": "generation", "generation": generation}))
+
+
+def generation_in(record: LogRecord) -> int:
+    """0 of any other record."""
+    if record.key != _GENERATION:
+        return 0
+    try:
+        generation = orjson.loads(record.value or b"")["generation"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return 0
+    return generation if isinstance(generation, int) and 0 <= generation <= MAX_GENERATION else 0
 
 
 def tokens_record(job_id: str, client_id: str, entry: LogEntry) -> Outgoing:

@@ -5,11 +5,12 @@ import os
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import orjson
+from kafka import KafkaConsumer, TopicPartition
 
 from headrace.errors import LogUnavailable
 from headrace.kafka.address import Address
@@ -58,6 +59,23 @@ class PumpSite:
                 process.kill()
             await process.wait()
 
+    async def reads(self) -> None:
+        """Until the pump that was started last is a member of the group, and not still filling a store."""
+        before = self.said.count("of the log")
+
+        async def reading() -> bool:
+            return self.said.count("of the log") > before
+
+        await eventually(reading, within=30, pause=0.05)
+
+    def committed(self) -> int:
+        """Records that the pumps need no more."""
+        with closing(KafkaConsumer(group_id=f"{self.topics.prefix}.pump", **self.address.options())) as looker:
+            topics = (self.topics.requests, self.topics.accepted)
+            places = [TopicPartition(topic, number) for topic in topics for number in looker.partitions_for_topic(topic)]
+            looker.assign(places)
+            return sum(looker.committed(place, timeout_ms=5_000) or 0 for place in places)
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator["NativeClient"]:
         async with LogProducer(self.address, [self.topics.requests, self.topics.accepted], timeout_s=10.0) as log:
@@ -75,7 +93,8 @@ class PumpSite:
         found: dict[str, list[dict[str, Any]]] = {}
         for record in await self.records(self.topics.results):
             value = orjson.loads(record.value or b"")
-            found.setdefault(value["id"], []).append(value)
+            if value["id"] is not None:
+                found.setdefault(value["id"], []).append(value)
         return found
 
     async def answered(self, ids: Sequence[str], within: float = 60.0) -> dict[str, list[dict[str, Any]]]:

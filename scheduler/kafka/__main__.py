@@ -84,6 +84,7 @@ async def run(settings: Settings) -> None:
         pump = Pump(sink, intake=queue, outbox=outbox, prompters=prompters, rules=rules, now_ms=now_ms, counted=metrics.counted)
         rebuilder = Rebuilder(
             LogReader(address.options()),
+            sink,
             outbox,
             queue,
             topics=topics,

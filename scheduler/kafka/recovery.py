@@ -1,6 +1,6 @@
 """Filling a state store that is new, or that was lost and made anew, from the log.
 
-    begin a generation → results: what has ended is known again → accepted, requests: what has not is admitted → say that all is here
+    results: what has ended is known again → begin a generation → accepted, requests: what has not ended is admitted → all is here
 
 The results come first, so nothing that has ended runs again; epochs of a new generation are above all earlier ones, so a cursor from before
 is told from a newer one. All steps may be repeated: who dies on the way leaves it to the next.
@@ -16,10 +16,11 @@ import orjson
 from headrace.cursor import MAX_GENERATION
 from headrace.ids import is_job_id, shard_of
 from headrace.kafka.log_record import LogRecord
+from headrace.kafka.result import generation_in, generation_record
 from headrace.kafka.topics import Topics
 from headrace.outbox_ports import Recovery
 from headrace.ports import Intake
-from scheduler.kafka.log_ports import Archive
+from scheduler.kafka.log_ports import Archive, Sink
 
 LEASE_MS = 30_000
 _MINUTE_MS = 60_000
@@ -40,7 +41,7 @@ class Recovered:
 
 
 def next_generation(last: int, now_ms: int) -> int:
-    """Above `last`, and above those of earlier stores, of which nobody may know any more: by the clock, in minutes."""
+    """Above `last`, the latest that the log knows of; and above those that it has forgotten, by the clock, in minutes."""
     return min(max(last + 1, now_ms // _MINUTE_MS), MAX_GENERATION)
 
 
@@ -50,6 +51,7 @@ class Rebuilder:
     def __init__(
         self,
         archive: Archive,
+        sink: Sink,
         recovery: Recovery,
         intake: Intake,
         *,
@@ -61,6 +63,7 @@ class Rebuilder:
         now_ms: Callable[[], int],
     ) -> None:
         self._archive = archive
+        self._sink = sink
         self._recovery = recovery
         self._intake = intake
         self._topics = topics
@@ -69,8 +72,6 @@ class Rebuilder:
         self._owner = owner
         self._take = take
         self._now_ms = now_ms
-        self._generation = 0
-        """The last one begun by this process."""
 
     async def needed(self) -> bool:
         """Raises QueueUnavailable."""
@@ -80,12 +81,16 @@ class Rebuilder:
         """None: somebody else is at it. Raises QueueUnavailable, LogUnavailable, and then has to be run again."""
         if not await self._hold():
             return None
-        self._generation = next_generation(max(self._generation, await self._intake.generation()), self._now_ms())
-        await self._intake.begin_generation(self._generation)
-        found = Recovered()
-        # Twice as far back as requests go: what has ended must be known of every one of them.
+        found, last = Recovered(), await self._intake.generation()
+        # As far back as they go: what has ended must be known of every request that the log still has.
         async for batch in self._held(self._archive.read(self._topics.results)):
             found.ended += await self._recovery.entomb([end for record in batch if (end := self._end(record)) is not None])
+            last = max([last, *(generation_in(record) for record in batch)])
+        generation = next_generation(last, self._now_ms())
+        # The log first: whoever fills the next store must know of this generation before anybody has a cursor of it.
+        marker = generation_record(generation)
+        await self._sink.append(self._topics.results, marker.key, marker.value, marker.headers)
+        await self._intake.begin_generation(generation)
         since_ms = max(0, self._now_ms() - self._keep_ms)
         for topic in (self._topics.accepted, self._topics.requests):
             async for batch in self._held(self._archive.read(topic, since_ms=since_ms)):
@@ -93,7 +98,7 @@ class Rebuilder:
         await self._recovery.end_recovery()
         logger.info(
             "the state store has what the log held: generation=%d ended=%d admitted=%d known=%d others=%d",
-            *(self._generation, found.ended, found.admitted, found.known, found.others),
+            *(generation, found.ended, found.admitted, found.known, found.others),
         )
         return found
 
