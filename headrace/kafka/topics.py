@@ -70,10 +70,13 @@ class Shape:
 def shapes(settings: Settings) -> list[Shape]:
     """All topics as the settings want them."""
     topics, keep = Topics(settings.kafka_prefix), {"cleanup.policy": "delete", "retention.ms": str(settings.kafka_retention_s * 1000)}
-    compact = {"cleanup.policy": "compact,delete", "retention.ms": str(settings.kafka_retention_s * 1000)}
+    # Kafka deletes whole segments, late: a request must not outlive the word that it has ended, or a store that is lost would run it again.
+    compact = {"cleanup.policy": "compact,delete", "retention.ms": str(2 * settings.kafka_retention_s * 1000)}
+    # The pump reads it again from a point in time, for which a stranger's clock is no measure.
+    stamped = {**keep, "message.timestamp.type": "LogAppendTime"}
     return [
         _shape(settings, topics.accepted, keep),
-        _shape(settings, topics.requests, keep),
+        _shape(settings, topics.requests, stamped),
         _shape(settings, topics.results, compact),
         _shape(settings, topics.tokens, keep),
         _shape(settings, topics.dead_letter, keep),
