@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from headrace.cursor import Cursor, parse_cursor
-from headrace.errors import LONGEST_WAIT_S, CursorInvalid, HeadraceError
+from headrace.errors import LONGEST_WAIT_S, CursorInvalid, HeadraceError, StreamRestarted
 
 DONE = "[DONE]"
 PATIENCE_S = 120.0
@@ -108,7 +108,7 @@ def _chunks(connect: Callable[[str], AbstractContextManager[httpx.Response]], wa
         why, asked_s = "it ended the stream before its end", 0.0
         try:
             with connect("" if seen is None else str(seen)) as response:
-                _refuse_error(response)
+                _refuse_error(response, job)
                 waiting("the next token")
                 for event in parse_events(heard(response.iter_bytes())):
                     cursor = _cursor(event)
@@ -158,7 +158,7 @@ class _Unavailable(Exception):
         self.pause_s = pause_s
 
 
-def _refuse_error(response: httpx.Response) -> None:
+def _refuse_error(response: httpx.Response, job: str) -> None:
     """Ours come in the envelope; a proxy in between answers as it likes."""
     if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         given = response.headers.get("retry-after", "")
@@ -171,7 +171,10 @@ def _refuse_error(response: httpx.Response) -> None:
     if response.is_error:
         response.read()
         try:
-            message = response.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = f"status {response.status_code}"
+            error = response.json()["error"]
+            message, code = error["message"], error.get("code")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            message, code = f"status {response.status_code}", None
+        if code == StreamRestarted.code:
+            message = f"the answer that was shown is void: {message}; `headrace jobs watch {job}` shows the new one from its beginning"
         raise StreamFailed(message)

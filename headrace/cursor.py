@@ -14,6 +14,12 @@ from headrace.errors import CursorInvalid
 _CURSOR = re.compile(r"(0|[1-9][0-9]{0,14})-(0|[1-9][0-9]{0,14})(?:\.([1-9][0-9]{0,3}))?")
 
 
+GENERATION_EPOCHS = 2**20
+"""Epochs of one generation of the store: those of generation g are above g times this. No job is leased so often."""
+MAX_GENERATION = 2**26 - 1
+"""The last one whose epochs are exact in every store: a double has room for more, but Lua writes 14 digits."""
+
+
 class LogPosition(NamedTuple):
     """Id of a token log entry: the epoch it was written under, and how many tokens are committed with it.
 
@@ -22,6 +28,11 @@ class LogPosition(NamedTuple):
 
     epoch: int
     n: int
+
+    @property
+    def generation(self) -> int:
+        """Of the store that it was written to. A log has entries of one generation."""
+        return self.epoch // GENERATION_EPOCHS
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.n}"

@@ -7,6 +7,7 @@ HeadraceError
 │   ├── ContextLengthExceeded   400  prompt + max_tokens do not fit the model's context
 │   ├── RequestTooLarge         400  it alone exceeds a bound of the queue: it could never be accepted
 │   ├── CursorInvalid           400  an event cursor that is malformed or ahead of the log
+│   ├── StreamRestarted         409  the cursor is from an answer that was lost with its store; another one is written
 │   ├── ModelNotFound           404
 │   ├── JobNotFound             404  unknown id, or another tenant's
 │   ├── JobPurged               410  it existed; its retention is over
@@ -18,6 +19,7 @@ HeadraceError
 ├── QueueFull                 503  the queue's bound is reached; nothing was stored
 │   └── TenantFull              429  the tenant's own bound is reached; nothing was stored
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
+├── LogUnavailable            503  Kafka did not acknowledge; nothing was accepted
 ├── BatchLeaseLost            somebody else works on the batch now; write nothing more
 ├── ModelUnavailable          the model cannot be found, converted or loaded
 ├── TokenizerFailed           the tokenizer cannot turn these ids into text
@@ -71,6 +73,13 @@ class CursorInvalid(RequestError):
     """The event cursor is malformed, or ahead of everything the job has logged."""
 
     code = "invalid_cursor"
+
+
+class StreamRestarted(RequestError):
+    """The event cursor is from before the store was lost: the job's answer is written anew, and the two must not be mixed."""
+
+    status = 409
+    code = "stream_restarted"
 
 
 class ModelNotFound(RequestError):
@@ -153,6 +162,10 @@ class TenantFull(QueueFull):
 
 class QueueUnavailable(HeadraceError):
     """The state store did not answer. A write may or may not have happened: every write is idempotent, so retry it."""
+
+
+class LogUnavailable(HeadraceError):
+    """Kafka did not acknowledge the record in time. It may be in the log all the same: every record is idempotent, so write it again."""
 
 
 class BatchLeaseLost(HeadraceError):

@@ -13,6 +13,7 @@ JOB_ID = re.compile(r"[0-9a-f]{31}")
 FILE_ID = re.compile(r"file-[0-9a-f]{32}")
 BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 MAX_SHARDS = 256
+_LAST_MS = 16**13 - 1
 
 
 def new_job_id(shard: int, now_ms: int) -> str:
@@ -42,6 +43,16 @@ def line_job_id(batch_id: str, line: int, created_ms: int, shards: int) -> str:
     """The job of a batch's line (from 0), always the same: handing a line to the queue twice makes one job."""
     digest = hashlib.sha256(f"{batch_id}:{line}".encode()).digest()
     return f"{int.from_bytes(digest[8:16], 'big') % shards:02x}{created_ms:013x}{digest[:8].hex()}"
+
+
+def derived_job_id(origin: str, *, shard: int, created_ms: int) -> str:
+    """The job of what stands at `origin`, always the same. `created_ms` is a stranger's word, so it is cut to what an id can hold."""
+    return f"{shard:02x}{min(max(created_ms, 0), _LAST_MS):013x}{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
+
+
+def derived_seed(job_id: str) -> int:
+    """The seed of a request that names none and may be handed over twice: it must not become two different requests."""
+    return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:7], "big")
 
 
 def new_file_id() -> str:

@@ -16,6 +16,10 @@ from pathlib import Path
 
 from headrace.errors import SettingsError
 
+ANYBODY = "default"
+"""The tenant of every caller where there are no keys."""
+
+_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{1,256}")
 _LINE = re.compile(r"([0-9a-fA-F]{64})[ \t]+(\S+)")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -30,6 +34,12 @@ def new_key() -> str:
 def is_key(text: str) -> bool:
     """Whether `text` could be a key: what a Bearer token may consist of (RFC 6750)."""
     return _KEY.fullmatch(text) is not None
+
+
+def bearer_key(credentials: str) -> str | None:
+    """The key in `Bearer <key>`; None if it is anything else."""
+    bearer = _BEARER.fullmatch(credentials)
+    return bearer[1] if bearer is not None and is_key(bearer[1]) else None
 
 
 def is_tenant(text: str) -> bool:

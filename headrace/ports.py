@@ -1,6 +1,6 @@
 """The ports of the queue: what the three processes ask of the state store.
 
-One adapter implements all three on Redis or Valkey (`queues/redis.py`), another in the process for tests (`testing/queue/memory.py`); the
+One adapter implements all of them on Redis or Valkey (`queues/redis.py`), another in the process for tests (`testing/queue/memory.py`); the
 contract suite runs against each. Rules that hold for every method:
 
 * A transition is atomic: it happened whole or not at all.
@@ -12,7 +12,7 @@ contract suite runs against each. Rules that hold for every method:
 * Doorbells are hints: they may be lost, doubled or late. Whoever waits for one also looks by himself now and then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,6 +46,15 @@ class Accepted:
     job_id: str
     replayed: bool
     """The key was known: the id is the earlier job's, and nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The answer to `reserve`. Where the key was known, it is the earlier job's."""
+
+    job_id: str
+    withheld: bool
+    """It waits to be admitted. False: that was done, or it has ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +227,56 @@ class JobQueue(Protocol):
         ...
 
 
+class RequestLog(Protocol):
+    """A log of requests in front of the store, to which every acceptance is written before its submitter hears of it."""
+
+    @property
+    def down(self) -> str | None:
+        """Why it takes nothing now; None: it does, for all that is known."""
+        ...
+
+    def watch(self, told: Callable[[float, bool], None]) -> None:
+        """Tell of every append from now on: how many seconds it took, and whether it was acknowledged."""
+        ...
+
+
+class Intake(Protocol):
+    """Acceptance in two steps, for whoever keeps a log of requests in front of the store: reserve, write it to the log, admit.
+
+    A job that is reserved and not yet admitted is *withheld*: to its submitter it is queued, counts against the bounds, and can be listed,
+    waited for and cancelled, but no worker gets it.
+    """
+
+    async def reserve(self, submission: Submission) -> Reserved:
+        """`accept`, bounds and all, but withheld, for the adapter's `reservation_ms`: see `forget_lapsed`. No viewer is missed before it is
+        admitted. Raises as `accept`."""
+        ...
+
+    async def admit(self, submission: Submission) -> Accepted:
+        """The log has it: put it in its lane, where it was withheld; its viewer grace begins. By id it is one job, however often it is
+        admitted: `replayed` where it was in its lane before, has ended, was withdrawn or purged.
+
+        One that the store does not know, as it lost it or the reservation lapsed, is stored as by `accept`. It was promised already, so no
+        bound of its tenant refuses it. Raises IdempotencyConflict, RequestTooLarge; and QueueFull, after which it is to be repeated for as
+        long as it takes.
+        """
+        ...
+
+    async def withdraw(self, tenant: str, job_id: str) -> bool:
+        """Undo a reservation, for good: admitting it later does nothing. Its key, if it had one, is free again. False: it was admitted or
+        has ended, and nothing was done."""
+        ...
+
+    async def generation(self) -> int:
+        """How often this store was begun anew from a log; 0 where nobody has said so."""
+        ...
+
+    async def begin_generation(self, generation: int) -> None:
+        """Jobs that are stored from now on have epochs above those of every earlier generation, so that a cursor tells which it is from.
+        One that is not above the current generation changes nothing. Raises ValueError beyond what an epoch can say."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A job leased to a worker."""
@@ -372,6 +431,10 @@ class Housekeeping(Protocol):
 
     async def purge(self, limit: int) -> int:
         """Delete ended jobs whose retention is over; a tombstone answers JobPurged for a while."""
+        ...
+
+    async def forget_lapsed(self, limit: int) -> int:
+        """Forget reservations that were not admitted in time, as if they had never been made: whatever the log has of one is news then."""
         ...
 
     async def end_round(self) -> None:

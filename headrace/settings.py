@@ -17,6 +17,8 @@ from headrace.ids import MAX_SHARDS
 from headrace.model_folder import DEMO_MODEL, default_name
 
 PREFIX = "HEADRACE_"
+_OF_TESTS = PREFIX + "TEST_"
+"""What the test suite is told, and the processes that it starts inherit."""
 
 
 def default_cache_dir() -> Path:
@@ -45,6 +47,30 @@ class Settings(BaseSettings):
         "NUMBA_CACHE_DIR names another folder. Kernels of other versions are removed when no start has used them for 30 days.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written.")
+
+    # Kafka
+    queue_url: str | None = Field(
+        None,
+        description="Kafka in front of the state store, which every process then still needs: kafka:// or kafka+ssl://, "
+        "`[user:password@]host[:port][,host[:port]...]`; see [kafka.md](kafka.md). Default: none.",
+    )
+    kafka_prefix: str = Field("headrace", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="What the names of the topics begin with.")
+    kafka_user: str | None = Field(None, description="User that Kafka knows (SASL), if not in the URL; default: no login.")
+    kafka_password: SecretStr | None = Field(None, description="That user's password, if not in the URL.")
+    kafka_sasl: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field("SCRAM-SHA-512", description="How the password is proved.")
+    kafka_ca_file: Path | None = Field(
+        None, description="Certificates of whoever signed those of the brokers; default: those that the system trusts."
+    )
+    kafka_timeout_s: float = Field(5.0, ge=0.5, description="Kafka has this long to acknowledge a request before its caller gets 503.")
+    kafka_partitions: int = Field(6, ge=1, description="Partitions of each topic, as `headrace kafka init` makes them.")
+    kafka_replicas: int | None = Field(
+        None, ge=1, description="Replicas of each; from 3 on two must have a record before it counts. Default: as the brokers are set."
+    )
+    kafka_retention_s: int = Field(
+        604_800,
+        ge=3_600,
+        description="How long topics keep a record; longer than a job may live and is then kept, and than Kafka goes unread.",
+    )
 
     # Files and batches
     files_dir: Path = Field(
@@ -145,6 +171,7 @@ class Settings(BaseSettings):
     # Scheduler
     janitor_ms: int = Field(500, ge=10, description="Time between two sweeps.")
     scheduler_port: int = Field(0, ge=0, le=65_535, description="Port of the scheduler's /metrics; 0 is off.")
+    pump_port: int = Field(0, ge=0, le=65_535, description="Port of the /metrics of the pump between Kafka and the queue; 0 is off.")
 
     @property
     def served_model(self) -> str:
@@ -154,7 +181,7 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the environment. Raises SettingsError naming every variable that is unknown or malformed, never a value."""
-    names = {name.upper() for name in os.environ if name.upper().startswith(PREFIX)}
+    names = {name.upper() for name in os.environ if name.upper().startswith(PREFIX) and not name.upper().startswith(_OF_TESTS)}
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     if unknown := sorted(names.difference(known)):
         said = (name + "".join(f" (did you mean {near}?)" for near in get_close_matches(name, known, 1)) for name in unknown)

@@ -54,6 +54,11 @@ LIVE = frozenset(State) - TERMINAL
 #: transition -> (legal sources, possible targets); a source of None is "does not exist yet", a target of None is "is gone".
 TRANSITIONS: dict[str, tuple[frozenset[State | None], frozenset[State | None]]] = {
     "accept": (frozenset({None}), frozenset({State.QUEUED})),
+    # Of a job that is withheld. To its submitter it is queued, as it is after `admit`.
+    "reserve": (frozenset({None}), frozenset({State.QUEUED})),
+    "admit": (frozenset({None}), frozenset({State.QUEUED})),
+    "withdraw": (frozenset({State.QUEUED}), frozenset({None})),
+    "lapse": (frozenset({State.QUEUED}), frozenset({None})),
     # A claim meets jobs whose deadline passed in the queue and ends them on the spot.
     "claim": (frozenset({State.QUEUED}), frozenset({State.RUNNING, State.EXPIRED})),
     "append": (frozenset({State.RUNNING}), frozenset({State.RUNNING})),

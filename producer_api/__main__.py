@@ -13,7 +13,7 @@ import uvloop
 from headrace.files.folder import FolderBlobs
 from headrace.keys import reaches_others
 from headrace.lifecycle import configure, on_stop_signal, refusing
-from headrace.queues.connect import connect as connect_queue
+from headrace.queues.connect import connect_submitter
 from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
@@ -33,9 +33,9 @@ async def run(settings: Settings) -> bool:
     if settings.keys_file is None and reaches_others(settings.host):
         logger.warning("whoever reaches %s may do everything here: no HEADRACE_KEYS_FILE is set", settings.host)
     blobs = FolderBlobs(settings.files_dir)
-    async with connect_queue(settings) as queue, connect_registries(settings) as registries:
+    async with connect_submitter(settings) as (queue, log), connect_registries(settings) as registries:
         archive = Archive(registries.files, registries.batches, blobs)
-        server = Server(create_app(queue, archive, catalog, settings), settings)
+        server = Server(create_app(queue, archive, catalog, settings, log=log), settings)
         on_stop_signal(server.request_stop)
         await server.serve()
     logger.info("stopped")

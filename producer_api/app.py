@@ -8,13 +8,13 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from headrace.ports import JobQueue
+from headrace.keys_file import KeysFile
+from headrace.ports import JobQueue, RequestLog
 from headrace.settings import Settings
 from producer_api import envelope, openapi
 from producer_api.archive import Archive
 from producer_api.auth import Gate
 from producer_api.catalog import Catalog
-from producer_api.keys_file import KeysFile
 from producer_api.log_reader import LogReader
 from producer_api.middleware import Edge
 from producer_api.routes import batches, files, inference, jobs, models, probes
@@ -23,10 +23,12 @@ from producer_api.services import Services
 logger = logging.getLogger(__name__)
 
 
-def create_app(queue: JobQueue, archive: Archive, catalog: Catalog, settings: Settings) -> FastAPI:
-    """The app around a queue and an archive that are already connected, or will be; the caller closes them. `app.state.services` holds its
-    parts. Raises SettingsError if the keys file is wrong."""
-    services = Services(queue, archive, catalog, settings, LogReader(queue, viewer_grace_s=settings.viewer_grace_ms / 1000))
+def create_app(queue: JobQueue, archive: Archive, catalog: Catalog, settings: Settings, *, log: RequestLog | None = None) -> FastAPI:
+    """The app around a queue and an archive that are already connected, or will be; the caller closes them. `log`: what the queue writes to
+    before it accepts. `app.state.services` holds its parts. Raises SettingsError if the keys file is wrong."""
+    services = Services(queue, archive, catalog, settings, LogReader(queue, viewer_grace_s=settings.viewer_grace_ms / 1000), log)
+    if log is not None:
+        log.watch(services.metrics.note_append)
     app = FastAPI(title="Headrace", version=version("headrace"), lifespan=_background, responses=openapi.ERRORS)
     app.state.services = services
     for routes in (inference, jobs, files, batches, models, probes):

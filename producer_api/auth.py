@@ -1,23 +1,17 @@
 """Who calls, and whether he may."""
 
-import re
 from typing import Annotated
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headrace.keys import is_key
+from headrace.keys import ANYBODY, bearer_key
+from headrace.keys_file import KeysFile
 from producer_api.envelope import HttpError, error_response
-from producer_api.keys_file import KeysFile
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """What is answered without a key: whoever watches the process is no tenant."""
-
-ANYBODY = "default"
-"""The tenant of every caller where there are no keys."""
-
-_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 
 
 class Gate:
@@ -44,10 +38,10 @@ def _identify(keys: KeysFile, headers: Headers) -> str:
     given = headers.get("authorization")
     if given is None:
         raise _refused("No API key was given: send it as 'Authorization: Bearer <key>'.")
-    bearer = _BEARER.fullmatch(given)
-    if bearer is None or not is_key(bearer[1]):
+    key = bearer_key(given)
+    if key is None:
         raise _refused("The 'Authorization' header must be 'Bearer <key>'.")
-    tenant = keys.tenant_of(bearer[1])
+    tenant = keys.tenant_of(key)
     if tenant is None:
         raise _refused("The API key is not known here.")
     return tenant

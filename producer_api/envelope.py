@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from headrace.errors import HeadraceError, ModelUnavailable, QueueFull, QueueUnavailable, RequestError, TenantFull
+from headrace.errors import HeadraceError, LogUnavailable, ModelUnavailable, QueueFull, QueueUnavailable, RequestError, TenantFull
 from headrace.state import State
 from headrace.wire.outcomes import OUTCOMES, ended_error, error_object
 from producer_api.retry_after import retry_after
@@ -53,7 +53,7 @@ class Refusals:
         self._told_at: dict[type, float] = {}
         self._untold: dict[type, Counter[str]] = {}
 
-    def count(self, why: QueueUnavailable | QueueFull, tenant: str) -> None:
+    def count(self, why: QueueUnavailable | LogUnavailable | QueueFull, tenant: str) -> None:
         """The reason is the error's type."""
         reason, now = type(why), self._clock()
         untold = self._untold.setdefault(reason, Counter())
@@ -123,6 +123,8 @@ def as_request_error(error: HeadraceError) -> RequestError | None:
             return no_room(error)
         case QueueUnavailable():
             return unavailable("The queue did not answer; the same request may be sent again.", code="queue_unavailable")
+        case LogUnavailable():
+            return unavailable("The log of requests did not take it; the same request may be sent again.", code="queue_unavailable")
         case ModelUnavailable():
             return unavailable(str(error), code="model_unavailable", seconds=2)
         case _:
@@ -138,7 +140,7 @@ def install(app: FastAPI) -> None:
         answer = as_request_error(error)
         if answer is None:
             raise error
-        if isinstance(error, QueueUnavailable | QueueFull):
+        if isinstance(error, QueueUnavailable | LogUnavailable | QueueFull):
             refusals.count(error, getattr(request.state, "tenant", ""))  # a probe has none
         return error_response(answer)
 

@@ -5,8 +5,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
-from headrace.cursor import Cursor
-from headrace.errors import CursorInvalid, QueueUnavailable, RequestError
+from headrace.cursor import Cursor, LogPosition
+from headrace.errors import CursorInvalid, QueueUnavailable, RequestError, StreamRestarted
 from headrace.ports import START, Job, JobQueue, LogEntry
 from headrace.request import Request
 from headrace.state import TERMINAL
@@ -55,12 +55,16 @@ async def stream_frames(
     delivery = Delivery(services.metrics, since)
     ping_s, clock = services.settings.ping_s, asyncio.get_running_loop().time
     after = START if seen is None else resume_point(seen, spelling)
+    last = START if seen is None else seen.entry
     with services.metrics.open_streams.track_inprogress(), services.reader.subscribe(request.id, after, attended=request.attended) as log:
         if events := [event for event in opening(request, spelling) if seen is None or event.cursor > seen]:
             yield frame(events)
         ping_at = clock() + ping_s
         while True:
             entries = await log.take(ping_at - clock())
+            if entries and is_restart(last, entries[0].position):
+                raise Interrupted  # and whoever comes back with the cursor is told
+            last = entries[-1].position if entries else last
             delivery.count(entries)
             events = []
             for entry in entries:
@@ -92,6 +96,8 @@ async def read_to_end(
     with services.reader.subscribe(request.id, START, attended=request.attended) as log:
         while not whole or whole[-1].end is None:
             entries = await log.take(_DISCONNECT_POLL_S)
+            if whole and entries and is_restart(whole[-1].position, entries[0].position):
+                whole = []  # nobody has seen it
             delivery.count(entries)
             whole += entries
             if await is_gone():
@@ -102,6 +108,12 @@ async def read_to_end(
     return whole
 
 
+def is_restart(last: LogPosition, here: LogPosition) -> bool:
+    """Whether what was read up to `last` is no part of the log that `here` is in: the store was lost between them. Before the first token
+    there is nothing to mix up."""
+    return last.n > 0 and last.generation != here.generation
+
+
 async def _check_known(queue: JobQueue, request: Request) -> None:
     """Raises JobNotFound or JobPurged. A job that is gone, with its store or at the end of its retention, has an empty log for ever."""
     with suppress(QueueUnavailable):  # an outage says nothing about the job
@@ -109,7 +121,14 @@ async def _check_known(queue: JobQueue, request: Request) -> None:
 
 
 async def anything_behind(queue: JobQueue, job: Job, seen: Cursor, *, param: str) -> bool:
-    """Whether the job has, or may yet have, events behind `seen`. Raises CursorInvalid for a cursor ahead of all that was ever sent."""
+    """Whether the job has, or may yet have, events behind `seen`. Raises StreamRestarted for a cursor of an earlier generation,
+    CursorInvalid for one ahead of all that was ever sent."""
+    if seen.epoch < job.epoch and is_restart(seen.entry, LogPosition(job.epoch, job.committed)):
+        raise StreamRestarted(
+            f"'{param}' {seen} is from an answer that was lost with the queue's store. Job {job.request.id} runs again and writes another "
+            "one: read that from its beginning, without an event id.",
+            param=param,
+        )
     ahead = CursorInvalid(f"'{param}' {seen} is ahead of everything job {job.request.id} has logged.", param=param)
     if job.state not in TERMINAL:
         if seen.epoch > job.epoch or seen.n > job.committed:

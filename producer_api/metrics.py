@@ -22,6 +22,8 @@ class Seen:
     """Since a janitor last ended a round."""
     files_free: int | None = None
     """Bytes."""
+    log_up: bool | None = None
+    """None: there is no log before the queue."""
 
 
 class ScrapeGauges(Collector):
@@ -39,6 +41,8 @@ class ScrapeGauges(Collector):
             yield GaugeMetricFamily("headrace_janitor_age_seconds", "Since a janitor last ended a round of sweeps", value=swept_s)
         if free is not None:
             yield GaugeMetricFamily("headrace_files_free_bytes", "Room left for files and batches", value=free)
+        if self.seen.log_up is not None:
+            yield GaugeMetricFamily("headrace_log_up", "1 if Kafka takes requests, for all that is known", value=self.seen.log_up)
         yield GaugeMetricFamily("headrace_queue_up", "1 if the queue answered this scrape", value=load is not None)
         if load is None:
             return
@@ -63,10 +67,20 @@ class Metrics:
         self.accept_seconds = Histogram(
             "headrace_accept_seconds", "From the request to its durable place in the queue", buckets=_SECONDS, registry=registry
         )
+        self.append_seconds = Histogram(
+            "headrace_log_append_seconds", "Until Kafka acknowledged a request, or it was given up", buckets=_SECONDS, registry=registry
+        )
+        self.append_failures = Counter("headrace_log_append_failures", "Requests that Kafka did not acknowledge in time", registry=registry)
         self.first_token_seconds = Histogram(
             "headrace_time_to_first_token_seconds", "From the request to its first visible text", buckets=_SECONDS, registry=registry
         )
         self.tokens = Counter("headrace_streamed_tokens", "Tokens delivered to streams and waiting calls", registry=registry)
+
+    def note_append(self, seconds: float, done: bool) -> None:
+        """What an append to the log took."""
+        self.append_seconds.observe(seconds)
+        if not done:
+            self.append_failures.inc()
 
     def render(self, seen: Seen) -> bytes:
         """The exposition text."""

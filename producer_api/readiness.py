@@ -1,8 +1,9 @@
 """What /ready says of the parts behind this process.
 
-Only what makes a request sent now fail takes an API out of its load balancer: a store that takes no work, a model whose tokenizer is not
-there, its own end. Without workers or without a scheduler what is accepted waits and is lost by nobody, and every replica would say so at
-the same moment: a 503 would turn a queue that is there to wait into an outage. So these two are told, and decide nothing.
+Only what makes a request sent now fail takes an API out of its load balancer: a store, or a log in front of it, that takes no work, a model
+whose tokenizer is not there, its own end. Without workers or without a scheduler what is accepted waits and is lost by nobody, and every
+replica would say so at the same moment: a 503 would turn a queue that is there to wait into an outage. So these two are told, and decide
+nothing.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,11 @@ _ROUNDS = 5
 def store_part(refusal: str | None) -> dict[str, Any]:
     """`refusal`: why it takes no work."""
     return {"status": "ok"} if refusal is None else {"status": "failed", "why": refusal}
+
+
+def log_part(down: str | None) -> dict[str, Any]:
+    """`down`: why it takes no requests."""
+    return {"status": "ok"} if down is None else {"status": "failed", "why": down}
 
 
 def scheduler_part(swept_s_ago: float | None, *, interval_s: float) -> dict[str, Any]:

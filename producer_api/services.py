@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from headrace.ports import JobQueue
+from headrace.ports import JobQueue, RequestLog
 from headrace.settings import Settings
 from producer_api.archive import Archive
 from producer_api.catalog import Catalog
@@ -23,6 +23,8 @@ class Services:
     catalog: Catalog
     settings: Settings
     reader: LogReader
+    log: RequestLog | None = None
+    """What is in front of the queue, if anything is."""
     metrics: Metrics = field(default_factory=Metrics)
     stopping: bool = False
 

@@ -79,6 +79,7 @@ class Janitor:
             ("promoted", self._queue.promote),
             ("expired", self._queue.expire),
             ("purged", self._queue.purge),
+            ("lapsed", self._queue.forget_lapsed),
         ]
         if trusts_absence(now, self._reachable_since, self._lease):
             sweeps.append(("reaped", self._queue.reap_expired))

@@ -1,4 +1,4 @@
-"""Fixtures for tests that need a real state store, or a real model."""
+"""Fixtures for tests that need a real state store, a real Kafka, or a real model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 
 from headrace.embedded import EmbeddedValkey
+from headrace.testing.kafka import KafkaSite, given_servers, new_site, tansu
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,22 @@ def valkey(valkey_of_all: EmbeddedValkey) -> EmbeddedValkey:
 
 
 @pytest.fixture(scope="session")
+def kafka_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Servers of a Kafka for the whole run."""
+    if (servers := given_servers()) is not None:
+        yield servers
+        return
+    with tansu(tmp_path_factory.mktemp("kafka") / "tansu.log") as broker:
+        yield broker.servers
+
+
+@pytest.fixture
+def kafka(kafka_of_all: str) -> KafkaSite:
+    """The same servers, with topics of the test's own, which it creates."""
+    return new_site(kafka_of_all)
+
+
+@pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The folder of the demo model, converted on first use into the user's cache."""
     # Imported here: most tests need neither, and they take a while.
@@ -35,3 +52,8 @@ def demo_model() -> Path:
     from workers.convert import ensure_folder
 
     return ensure_folder(DEMO_MODEL, Settings().cache_dir)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("apache_kafka") is not None and given_servers() is None:
+        pytest.skip("needs Apache Kafka: HEADRACE_TEST_KAFKA names none")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from headrace.architectures import paged_architecture
 from headrace.capabilities import runs_paged
-from headrace.cli import batch, jobs, keys
+from headrace.cli import batch, jobs, kafka, keys
 from headrace.cli import chat as chat_command
 from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_table
@@ -29,6 +29,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Queue-driven
 app.add_typer(jobs.app, name="jobs", help="Look at jobs, follow them, cancel them.")
 app.add_typer(batch.app, name="batch", help="Run batch files, look at batches, fetch their results.")
 app.add_typer(keys.app, name="keys", help="Make keys of the API.")
+app.add_typer(kafka.app, name="kafka", help="Make the topics in Kafka.")
 app.command("chat")(chat_command.chat)
 
 

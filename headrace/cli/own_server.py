@@ -24,7 +24,7 @@ _LOOK_S = 0.1
 _RETRY_S = 1.0
 
 #: Settings of the server that the user runs elsewhere; its own takes none of them over.
-_NOT_INHERITED = frozenset({"HOST", "PORT", "SCHEDULER_PORT", "REDIS_URL", "RQ_URL", "FILES_DIR", "API_URL", "KEYS_FILE"})
+_NOT_INHERITED = frozenset({"HOST", "PORT", "SCHEDULER_PORT", "REDIS_URL", "QUEUE_URL", "RQ_URL", "FILES_DIR", "API_URL", "KEYS_FILE"})
 
 Command = Callable[[int, Path, str | None], Sequence[str]]
 """Makes the command from port, data folder and model."""

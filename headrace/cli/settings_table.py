@@ -47,5 +47,7 @@ def _bound(constraint: Any) -> str:
             return f"≤ {bound}"
         case annotated_types.MultipleOf(multiple_of=factor):
             return f"multiple of {factor}"
+        case _ if hasattr(constraint, "pattern"):
+            return f"`{constraint.pattern}`"
         case _:
             raise TypeError(f"no words for {constraint!r}")

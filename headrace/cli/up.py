@@ -4,12 +4,14 @@
     ├── valkey-server        unless --redis-url names another store
     ├── python -m scheduler
     ├── python -m scheduler.batches
+    ├── python -m scheduler.kafka      if HEADRACE_QUEUE_URL names a Kafka
     ├── python -m workers    └── its engine process
     └── python -m producer_api
 
 Any child that dies is started again, and so is an engine or a Valkey that hangs; the console and `logs/tree.log` say how it ended, and when
 it is well again. On SIGTERM or Ctrl-C they stop from the outside in: the API first, so nothing new is accepted; then the worker, which
-gives back what it runs; then the clerk, which writes down what the worker has finished; the store last, when nobody writes any more.
+gives back what it runs; then the clerk and the pump, which write down what the worker has finished; the store last, when nobody writes any
+more.
 """
 
 import asyncio
@@ -40,7 +42,8 @@ CONVERTING = "the model is being converted, once (the demo model takes about hal
 WORKERS = "workers"
 
 #: Stopped in this order; seconds each may take.
-STOP_ORDER = (("producer_api", 12.0), (WORKERS, 12.0), ("scheduler.batches", 12.0), ("scheduler", 5.0))
+STOP_ORDER = (("producer_api", 12.0), (WORKERS, 12.0), ("scheduler.batches", 12.0), ("scheduler.kafka", 12.0), ("scheduler", 5.0))
+WITH_KAFKA = frozenset({"scheduler.kafka"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ async def up(plan: Plan, console: Console) -> None:
         finally:
             console.print("Stopping …", style="dim")
             for name, grace in STOP_ORDER:
-                await children[name].stop(grace)
+                if name in children:
+                    await children[name].stop(grace)
             await asyncio.gather(*runs, return_exceptions=True)
 
 
@@ -126,7 +130,8 @@ def _children(plan: Plan, redis_url: str, events: Events, ear: Ear) -> dict[str,
         "PYTHONUNBUFFERED": "1",
     }
     ears = {WORKERS: ear}
-    return {package: _child(package, env, plan.log_of(package), events, ears.get(package)) for package, _ in STOP_ORDER}
+    wanted = [package for package, _ in STOP_ORDER if env.get("HEADRACE_QUEUE_URL") or package not in WITH_KAFKA]
+    return {package: _child(package, env, plan.log_of(package), events, ears.get(package)) for package in wanted}
 
 
 def _child(package: str, env: Mapping[str, str], log: Path, events: Events, ear: Ear | None) -> Supervised:

@@ -3,14 +3,14 @@
 -- The version in the library's name changes with the meaning of any function, so that old and new processes run side by side.
 -- headrace/testing/queue/memory.py says the same in Python; the contract and property suites hold the two equal.
 --
--- This file holds the keys and what every transition shares; the functions themselves follow in submit.lua, work.lua, quarantine.lua and
--- sweep.lua.
+-- This file holds the keys and what every transition shares; the functions themselves follow in submit.lua, work.lua, quarantine.lua,
+-- sweep.lua and intake.lua.
 --
 -- KEYS[1] is the shard's prefix, P = "headrace:{NN}:". Every other key is made from it, so all share the hash tag's slot.
 --
 --   P job:<id>                    HASH    state, reason; epoch, released (last epoch given back); n (tokens committed), n0 (n at claim);
 --                                         crash, exp; owner; cancel (reason, if asked for); lane, model, tenant, key, hash; prompt, cost;
---                                         arrival (us); accepted, started, ended, deadline (ms)
+--                                         arrival (us); accepted, started, ended, deadline (ms); withheld (1 until it is admitted)
 --   P body:<id>                   STRING  the request; apart from the hash, as it is large and never changes
 --   P log:<id>                    STREAM  <epoch>-<n>: field d, or the end marker: fields end, why. Redis itself refuses an id that is not
 --                                         above the last one, so no stale epoch could ever write behind a newer one
@@ -21,6 +21,7 @@
 --   P suspects:<model>            ZSET    queued suspects, by ms since when: they are in no P q:…           (quarantine.lua)
 --   P warden:<model>              HASH    worker whose turn it is to run them; until (ms) nobody else's turn begins
 --   P lease, delay, viewer, ended ZSET    ids by ms: lease runs out, delay is over, viewer grace ends, job ended
+--   P withheld                    ZSET    ids by ms: the reservation lapses                  (intake.lua)
 --   P deadline                    ZSET    ids by ms, queued and delayed jobs only: the owner of a running job learns it from its verdicts
 --   P held:<worker>               SET     ids leased to it
 --   P claim:<#worker>:<worker>:<nonce>    LIST  id, epoch, ... of that claim
@@ -29,7 +30,8 @@
 --   P jobs:<tenant>               ZSET    ids by arrival, without the lane `batch`: those are found by their batch
 --   P deaths                      LIST    id, tenant, crash, exp, ... of dead jobs that no janitor has told yet
 --   P outbox                      STREAM  id, tenant, state, why: one entry per ended job
---   P counters                    HASH    arrival (the last one); the meter of all jobs: live, cost (of live jobs), what left lately
+--   P counters                    HASH    arrival (the last one); generation; the meter of all jobs: live, cost (of live jobs), what left
+--                                         lately
 --   P tenant:<tenant>             HASH    the meter of its jobs, while any is live
 --   P workers, reports            HASH, ZSET  status by worker; when it lapses (ms)          (shard 00 only)
 --   P swept                       STRING  when a janitor last ended a round (ms)             (shard 00 only)
@@ -187,8 +189,28 @@ local function detach(P, id)
     dequeue(P, id, place(P, id))
   else
     redis.call('ZREM', P .. 'delay', id)
+    redis.call('ZREM', P .. 'withheld', id)
     redis.call('ZREM', P .. 'deadline', id)
+    redis.call('HDEL', P .. 'job:' .. id, 'withheld')
   end
+end
+
+-- A withheld job is stored as a delayed one that is in no `delay`: so an older text of these functions, which knows nothing of it, promotes
+-- it never and takes it out of no lane when it ends. Its submitter is told that it is queued.
+local function shown(state, withheld)
+  return state == 'delayed' and withheld and 'queued' or state
+end
+
+local function is_withheld(P, id)
+  local f = redis.call('HMGET', P .. 'job:' .. id, 'state', 'withheld')
+  return f[1] == 'delayed' and f[2] ~= false
+end
+
+-- Its job counts no longer.
+local function uncount(P, id, t)
+  local f = redis.call('HMGET', P .. 'job:' .. id, 'cost', 'tenant')
+  meter_leave(P .. 'counters', f[1], t)
+  if meter_leave(P .. 'tenant:' .. f[2], f[1], t) <= 0 then redis.call('DEL', P .. 'tenant:' .. f[2]) end
 end
 
 -- The one way into a terminal state: everything an ending entails, in one step.
@@ -197,11 +219,10 @@ local function terminate(P, id, state, why, t)
   detach(P, id)
   redis.call('ZREM', P .. 'viewer', id)
   redis.call('HSET', job, 'state', state, 'reason', why, 'ended', t)
-  local f = redis.call('HMGET', job, 'epoch', 'n', 'cost', 'tenant')
-  meter_leave(P .. 'counters', f[3], t)
-  if meter_leave(P .. 'tenant:' .. f[4], f[3], t) <= 0 then redis.call('DEL', P .. 'tenant:' .. f[4]) end
+  uncount(P, id, t)
+  local f = redis.call('HMGET', job, 'epoch', 'n', 'tenant')
   redis.call('XADD', P .. 'log:' .. id, f[1] .. '-' .. (f[2] + 1), 'end', state, 'why', why)
-  redis.call('XADD', P .. 'outbox', '*', 'id', id, 'tenant', f[4], 'state', state, 'why', why)
+  redis.call('XADD', P .. 'outbox', '*', 'id', id, 'tenant', f[3], 'state', state, 'why', why)
   redis.call('ZADD', P .. 'ended', t, id)
   redis.call('PUBLISH', 'headrace:wake', id)
 end

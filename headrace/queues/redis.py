@@ -8,22 +8,23 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import chain
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter
 
 from headrace.cursor import LogPosition
 from headrace.death import Death
 from headrace.errors import SchemaUnknown
-from headrace.ids import is_job_id, shard_of
-from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
+from headrace.ids import shard_of
+from headrace.ports import Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.deaths import decode_deaths
 from headrace.queues.doorbell import doorbell
 from headrace.queues.entry import decode_entry, encode_append
-from headrace.queues.rules import Bound, QueueLimits
-from headrace.queues.server import Command, Library, Server
-from headrace.request import Lane, decode_request, encode_request
+from headrace.queues.intake import RedisIntake
+from headrace.queues.server import Command
+from headrace.queues.shards import check_standing
+from headrace.request import Lane, decode_request
 from headrace.state import State
 
 WAKE, WORK = "headrace:wake", "headrace:work"
@@ -47,55 +48,13 @@ class _OfJob(Protocol):
 T = TypeVar("T", bound=_OfJob)
 
 
-def read_library() -> Library:
-    return Library.read("headrace_1", "headrace.queues", "functions", "submit", "work", "quarantine", "sweep")
-
-
-class RedisQueue:
-    """Implements JobQueue, WorkQueue and Housekeeping. Bounds hold per shard, and so do the limits of sweeps."""
-
-    def __init__(self, server: Server, *, shards: int, limits: QueueLimits) -> None:
-        self._server = server
-        self._shards = shards
-        self._limits = limits
-
-    @classmethod
-    async def connect(cls, url: str, *, shards: int = 1, limits: QueueLimits | None = None, library: Library | None = None) -> Self:
-        """Connect, and make sure the server has the function library. Raises SettingsError for a bad URL, QueueUnavailable."""
-        server = await Server.connect(url, library or read_library())
-        return cls(server, shards=shards, limits=limits or QueueLimits())
-
-    async def aclose(self) -> None:
-        await self._server.aclose()
+class RedisQueue(RedisIntake):
+    """Implements JobQueue, Intake, WorkQueue and Housekeeping. Bounds hold per shard, and so do the limits of sweeps."""
 
     # Submitters
 
-    @property
-    def shards(self) -> int:
-        return self._shards
-
     async def ping(self) -> None:
         await self._everywhere("ping")
-
-    async def accept(self, submission: Submission) -> Accepted:
-        request, key, limits = submission.request, submission.idempotency_key, self._limits
-        rules.check_request(request, self._shards)
-        answer, what, *measured = await self._call(
-            shard_of(request.id),
-            "accept",
-            *(request.id, request.tenant, request.model, request.lane, int(request.attended)),
-            *(int(key is not None), key or "", submission.body_hash),
-            *(request.room, request.cost, submission.ttl_ms, limits.viewer_grace_ms),
-            *(rules.limit_of(bound, limits) for bound in Bound),
-            encode_request(request),
-        )
-        if answer == b"conflict":
-            raise rules.conflict(what.decode())
-        if answer == b"full":
-            bound, (current, drained, span_ms) = Bound(what.decode()), measured
-            limit = rules.limit_of(bound, limits)
-            raise rules.refusal(bound, limit, cost=request.cost, current=current, drained=drained, span_ms=span_ms)
-        return Accepted(what.decode(), replayed=answer == b"replay")
 
     async def get(self, tenant: str, job_id: str) -> Job:
         return _job(await self._owned("get", tenant, job_id))
@@ -117,7 +76,7 @@ class RedisQueue:
         shard = self._shard(job_id)
         # Not one transaction: the log comes first, so that a purge in between shows in the standing.
         entries, standing = await self._server.run(self._range(job_id, after, limit), self._fcall(shard, "owner", tenant, job_id))
-        _check_standing(standing, job_id)
+        check_standing(standing, job_id)
         return [decode_entry(entry) for entry in entries]
 
     async def read_logs(self, wants: Sequence[tuple[str, LogPosition]], limit: int) -> list[list[LogEntry]]:
@@ -263,40 +222,13 @@ class RedisQueue:
     async def purge(self, limit: int) -> int:
         return sum(await self._everywhere("purge", limit, self._limits.retention_ms))
 
+    async def forget_lapsed(self, limit: int) -> int:
+        return sum(await self._everywhere("forget_lapsed", limit))
+
     async def end_round(self) -> None:
         await self._call(0, "end_round")
 
-    # Which keys and functions
-
-    def _prefix(self, shard: int) -> str:
-        return f"headrace:{{{shard:02x}}}:"
-
-    def _is_ours(self, job_id: str) -> bool:
-        return is_job_id(job_id) and shard_of(job_id) < self._shards
-
-    def _shard(self, job_id: str) -> int:
-        """Raises JobNotFound for text that cannot be an id of this store."""
-        if not self._is_ours(job_id):
-            raise rules.not_found(job_id)
-        return shard_of(job_id)
-
-    def _fcall(self, shard: int, function: str, *arguments: Any) -> Command:
-        return self._server.call(function, self._prefix(shard), *arguments)
-
-    def _range(self, job_id: str, after: LogPosition, limit: int) -> Command:
-        return "XRANGE", f"{self._prefix(shard_of(job_id))}log:{job_id}", f"({after}", "+", "COUNT", limit
-
-    async def _call(self, shard: int, function: str, *arguments: Any) -> Any:
-        return (await self._server.run(self._fcall(shard, function, *arguments)))[0]
-
-    async def _everywhere(self, function: str, *arguments: Any) -> list[Any]:
-        return await self._server.run(*(self._fcall(shard, function, *arguments) for shard in range(self._shards)))
-
-    async def _owned(self, function: str, tenant: str, job_id: str) -> list[Any]:
-        """The answer of a function that looks at the tenant first. Raises JobNotFound, JobPurged."""
-        reply: list[Any] = await self._call(self._shard(job_id), function, tenant, job_id)
-        _check_standing(reply[0], job_id)
-        return reply[1:]
+    # Shared
 
     async def _arrival(self, tenant: str, job_id: str) -> int:
         """Raises JobNotFound, for a purged job too: nothing can be listed behind it."""
@@ -344,13 +276,6 @@ class RedisQueue:
             for i, verdict in zip(where, reply, strict=True):
                 verdicts[i] = Verdict(verdict.decode())
         return verdicts
-
-
-def _check_standing(standing: bytes, job_id: str) -> None:
-    if standing == b"gone":
-        raise rules.purged(job_id)
-    if standing != b"mine":
-        raise rules.not_found(job_id)
 
 
 def _by_shard(items: Sequence[Any], job_id: Callable[[Any], str]) -> dict[int, list[int]]:

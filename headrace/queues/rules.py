@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from headrace.cursor import MAX_GENERATION
 from headrace.errors import HeadraceError, IdempotencyConflict, JobNotFound, JobPurged, QueueFull, RequestTooLarge, TenantFull
 from headrace.ids import is_job_id, shard_of
 from headrace.ports import Append, Finish
@@ -49,6 +50,8 @@ class QueueLimits:
     max_solo_crashes: int = 3
     retention_ms: int = 86_400_000
     viewer_grace_ms: int = 15_000
+    reservation_ms: int = 3_600_000
+    """How long a job may be withheld: longer than any write to a log takes, or is repeated."""
 
 
 class Bound(StrEnum):
@@ -119,6 +122,11 @@ def check_request(request: Request, shards: int) -> None:
     """Raises ValueError for an id that names no shard of this store."""
     if not is_job_id(request.id) or shard_of(request.id) >= shards:
         raise ValueError(f"request.id must be a job id of shards 0 to {shards - 1}, got {request.id[:40]!r}")
+
+
+def check_generation(generation: int) -> None:
+    if not 0 <= generation <= MAX_GENERATION:
+        raise ValueError(f"generation must be 0 to {MAX_GENERATION}, got {generation}")
 
 
 def check_appends(appends: Sequence[Append]) -> None:

@@ -62,22 +62,37 @@ local function cancel_unattended(K, A)
   return sweep(P, 'viewer', t, A[1], function(id) cancel_job(P, id, 'unattended', t) end)
 end
 
--- Leaves a tombstone, by which a late repeat of its accept is known.
-local function erase(P, id, retention)
+local function erase(P, id)
   local job = P .. 'job:' .. id
   local f = redis.call('HMGET', job, 'tenant', 'key')
-  redis.call('SET', P .. 'gone:' .. id, f[1], 'PX', retention)
   redis.call('ZREM', P .. 'jobs:' .. f[1], id)
   redis.call('ZREM', P .. 'ended', id)
   redis.call('DEL', job, P .. 'body:' .. id, P .. 'log:' .. id)
   if f[2] ~= '' then redis.call('DEL', f[2]) end
 end
 
+-- Leaves a tombstone, by which a late repeat of its accept is known.
+local function bury(P, id, retention)
+  redis.call('SET', P .. 'gone:' .. id, redis.call('HGET', P .. 'job:' .. id, 'tenant'), 'PX', retention)
+  erase(P, id)
+end
+
+-- Until when jobs may have ended to be purged now. One whose end is to go to a log waits for its relay, unless that has been away for as
+-- long as an ended job is kept.
+local function horizon(P, t, retention)
+  local f = redis.call('HMGET', P .. 'relay', 'at', 'until')
+  if not f[1] or t - f[2] > tonumber(retention) then return t - retention end
+  local last = redis.call('XREVRANGE', P .. 'outbox', '+', '-', 'COUNT', 1)[1]
+  if not last or last[1] == f[1] then return t - retention end
+  return math.min(t - retention, tonumber(f[1]:match('^%d+')) - 1)
+end
+
 -- limit retention -> count
 local function purge(K, A)
   local P, t = K[1], now_ms()
-  redis.call('XTRIM', P .. 'outbox', 'MINID', t - A[2])
-  return sweep(P, 'ended', t - A[2], A[1], function(id) erase(P, id, A[2]) end)
+  local until_ms = horizon(P, t, A[2])
+  redis.call('XTRIM', P .. 'outbox', 'MINID', math.max(0, until_ms))
+  return sweep(P, 'ended', until_ms, A[1], function(id) bury(P, id, A[2]) end)
 end
 
 -- retention id... -> count
@@ -85,7 +100,7 @@ local function forget(K, A)
   local P, count = K[1], 0
   for i = 2, #A do
     if TERMINAL[redis.call('HGET', P .. 'job:' .. A[i], 'state')] then
-      erase(P, A[i], A[1])
+      bury(P, A[i], A[1])
       count = count + 1
     end
   end

@@ -17,13 +17,12 @@ end
 
 local function lease(P, id, at, worker, epoch, n, t, lease_ms)
   -- A job that comes back was paid for by its first claim.
-  if epoch == 1 then
+  if redis.call('HSETNX', P .. 'job:' .. id, 'started', t) == 1 then
     local cost = redis.call('HGET', P .. 'job:' .. id, 'cost')
     redis.call('ZINCRBY', P .. 'vt:' .. at.ward, cost, at.tenant)
   end
   dequeue(P, id, at)
   redis.call('HSET', P .. 'job:' .. id, 'state', 'running', 'owner', worker, 'epoch', epoch, 'n0', n)
-  redis.call('HSETNX', P .. 'job:' .. id, 'started', t)
   redis.call('ZADD', P .. 'lease', t + lease_ms, id)
   redis.call('SADD', P .. 'held:' .. worker, id)
 end

@@ -10,14 +10,16 @@ from typing import Any, NamedTuple, Protocol
 from redis.asyncio import Redis
 
 from headrace.ids import choose_shard
-from headrace.ports import Append, Claim, Finish, Held, Housekeeping, JobQueue, Load, Submission, Verdict, WorkQueue
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.ports import Append, Claim, Finish, Held, Housekeeping, Intake, JobQueue, Load, Submission, Verdict, WorkQueue
+from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits, is_suspect
 from headrace.queues.server import Library
+from headrace.queues.shards import read_library
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.builders import DAY_MS, make_request, make_submission
-from headrace.testing.queue.memory import MemoryQueue, unix_ms
+from headrace.testing.queue.intake import unix_ms
+from headrace.testing.queue.memory import MemoryQueue
 
 MODEL = "test-model"
 LANES = tuple(Lane)
@@ -28,8 +30,8 @@ CLOCK_KEY = "headrace:clock"
 _REAL_CLOCK = "  local time = redis.call('TIME')\n  return time[1] * 1000000 + time[2]\n"
 
 
-class Queue(JobQueue, WorkQueue, Housekeeping, Protocol):
-    """All three ports, as every adapter implements them."""
+class Queue(JobQueue, Intake, WorkQueue, Housekeeping, Protocol):
+    """All ports of the queue, as every adapter implements them."""
 
     async def load(self) -> Load: ...
 
@@ -132,6 +134,10 @@ class Bench(Shorthands, ABC):
     async def outbox(self) -> list[Outcome]: ...
 
     @abstractmethod
+    async def withheld(self) -> frozenset[str]:
+        """Ids of jobs that wait to be admitted."""
+
+    @abstractmethod
     async def audit(self) -> None:
         """Asserts that everything the store keeps about its jobs agrees."""
 
@@ -147,11 +153,14 @@ class MemoryBench(Bench):
     async def outbox(self) -> list[Outcome]:
         return [Outcome(*entry[1:]) for entry in self.memory.outbox]
 
+    async def withheld(self) -> frozenset[str]:
+        return self.memory.withheld
+
     async def audit(self) -> None:
         """The store is one dict of records: there is nothing to disagree with it but the lanes."""
         states = await self.queue.states([job_id for made in self.made.values() for job_id in made])
         load = await self.queue.load()
-        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED)
+        assert sum(lane.queued for lane in load.lanes) == states.count(State.QUEUED) - len(self.memory.withheld)
 
 
 class RedisBench(Bench):
@@ -165,8 +174,13 @@ class RedisBench(Bench):
     @classmethod
     async def connect(cls, url: str, limits: QueueLimits, shards: int = 1) -> "RedisBench":
         raw = Redis.from_url(url, decode_responses=True, protocol=2)
+        return await cls.on(await RedisQueue.connect(url, shards=shards, limits=limits, library=on_virtual_time(read_library())), raw)
+
+    @classmethod
+    async def on(cls, queue: RedisQueue, raw: Any) -> "RedisBench":
+        """`queue` on virtual time, and a client of the same server with decoded replies."""
         await raw.flushall()
-        bench = cls(await RedisQueue.connect(url, shards=shards, limits=limits, library=on_virtual_time(read_library())), raw)
+        bench = cls(queue, raw)
         await bench._set_clock()
         return bench
 
@@ -180,6 +194,9 @@ class RedisBench(Bench):
     async def outbox(self) -> list[Outcome]:
         entries = [entry for prefix in self._prefixes() for _, entry in await self.raw.xrange(prefix + "outbox")]
         return [Outcome(entry["id"], entry["tenant"], State(entry["state"]), entry["why"]) for entry in entries]
+
+    async def withheld(self) -> frozenset[str]:
+        return frozenset([job_id for prefix in self._prefixes() for job_id in await self.raw.zrange(prefix + "withheld", 0, -1)])
 
     async def audit(self) -> None:
         for prefix in self._prefixes():
@@ -200,12 +217,15 @@ async def _audit_shard(raw: Any, prefix: str) -> None:
     jobs: dict[str, dict[str, str]] = {}
     async for key in raw.scan_iter(match=prefix + "job:*", count=1000):
         jobs[key.removeprefix(prefix + "job:")] = await raw.hgetall(key)
+    withheld = {job_id for job_id, job in jobs.items() if "withheld" in job}
+    assert all(jobs[job_id]["state"] == "delayed" for job_id in withheld)
     in_state: dict[str, set[str]] = {state: {job_id for job_id, job in jobs.items() if job["state"] == state} for state in State}
     ended = set(jobs) - in_state["queued"] - in_state["delayed"] - in_state["running"]
     live = set(jobs) - ended
-    members = {name: set(await raw.zrange(prefix + name, 0, -1)) for name in ("lease", "delay", "deadline", "viewer", "ended")}
+    members = {name: set(await raw.zrange(prefix + name, 0, -1)) for name in ("lease", "delay", "withheld", "deadline", "viewer", "ended")}
     assert members["lease"] == in_state["running"]
-    assert members["delay"] == in_state["delayed"]
+    assert members["withheld"] == withheld
+    assert members["delay"] == in_state["delayed"] - withheld
     assert members["deadline"] == in_state["queued"] | in_state["delayed"]
     assert members["ended"] == ended
     assert members["viewer"] <= live

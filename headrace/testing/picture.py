@@ -14,13 +14,14 @@ class Picture:
     jobs: dict[str, Job] = field(default_factory=dict)
     logs: dict[str, list[LogEntry]] = field(default_factory=dict)
     outbox: list[Outcome] = field(default_factory=list)
+    withheld: frozenset[str] = frozenset()
 
 
 async def look(bench: Bench) -> Picture:
     made = bench.made.items()
     jobs = {job.request.id: job for tenant, ids in made for job in await bench.queue.get_many(tenant, ids) if job is not None}
     logs = await bench.queue.read_logs([(job_id, START) for job_id in jobs], 10_000)
-    return Picture(jobs, dict(zip(jobs, logs, strict=True)), await bench.outbox())
+    return Picture(jobs, dict(zip(jobs, logs, strict=True)), await bench.outbox(), await bench.withheld())
 
 
 def check_changes(before: Picture, after: Picture, transitions: tuple[str, ...]) -> None:
@@ -79,6 +80,7 @@ async def check_reads(bench: Bench, picture: Picture) -> None:
         assert all(jobs[job.request.id] == job for job in listed)
     load = await queue.load()
     states = [job.state for job in jobs.values()]
-    assert sum(depth.queued for depth in load.lanes) == states.count(State.QUEUED)
+    assert all(jobs[job_id].state is State.QUEUED for job_id in picture.withheld)
+    assert sum(depth.queued for depth in load.lanes) == states.count(State.QUEUED) - len(picture.withheld)
     assert (load.running, load.delayed) == (states.count(State.RUNNING), states.count(State.DELAYED))
     assert load.cost == sum(job.request.cost for job in jobs.values() if job.state in LIVE)

@@ -16,7 +16,7 @@ from headrace.registries.library import read_library
 from headrace.request import Endpoint
 from headrace.testing.bench import CLOCK_KEY, on_virtual_time
 from headrace.testing.builders import DAY_MS
-from headrace.testing.queue.memory import unix_ms
+from headrace.testing.queue.intake import unix_ms
 
 BATCH_LEASE_MS = 30_000
 _FILES, _BATCHES = "headrace:{files}:", "headrace:{batches}:"

@@ -18,7 +18,7 @@ from headrace.errors import QueueFull, QueueUnavailable
 from headrace.ports import JobQueue
 from producer_api.envelope import json_response
 from producer_api.metrics import Seen
-from producer_api.readiness import scheduler_part, store_part, workers_part
+from producer_api.readiness import log_part, scheduler_part, store_part, workers_part
 from producer_api.services import Served
 
 router = APIRouter(tags=["probes"])
@@ -61,8 +61,12 @@ async def ready(services: Served) -> Response:
     )
     if refusal is not None:
         reasons.append(refusal)
+    log = services.log
+    if log is not None and log.down is not None:
+        reasons.append(f"the log of requests: {log.down}")
     components = {
         "store": store_part(refusal),
+        **({} if log is None else {"log": log_part(log.down)}),
         "scheduler": scheduler_part(_seconds(swept_ms), interval_s=services.settings.janitor_ms / 1_000),
         "workers": workers_part(services.catalog.names, found),
     }
@@ -78,7 +82,13 @@ async def metrics(services: Served) -> Response:
     load, workers, swept_ms, usage = await asyncio.gather(
         _or_none(queue.load()), _or_none(queue.workers()), _or_none(queue.swept_ms_ago()), _or_none(disk)
     )
-    seen = Seen(load=load, workers=workers, swept_s_ago=_seconds(swept_ms), files_free=None if usage is None else usage.free)
+    seen = Seen(
+        load=load,
+        workers=workers,
+        swept_s_ago=_seconds(swept_ms),
+        files_free=None if usage is None else usage.free,
+        log_up=None if services.log is None else services.log.down is None,
+    )
     return Response(services.metrics.render(seen), media_type=CONTENT_TYPE_LATEST)
 
 

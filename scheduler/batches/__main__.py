@@ -6,9 +6,8 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache, partial
 
-from headrace.errors import ModelNotFound, QueueUnavailable
+from headrace.errors import QueueUnavailable
 from headrace.files.folder import FolderBlobs
 from headrace.files.journals import Journals
 from headrace.lifecycle import configure, refusing
@@ -16,7 +15,7 @@ from headrace.queues.connect import connect as connect_queue
 from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
 from headrace.supervise import stop_with_parent
-from headrace.wire.prompter import FolderPrompter, Prompter
+from headrace.wire.served import served_prompters
 from scheduler.batches.clerk import Clerk
 from scheduler.batches.desk import Desk
 from scheduler.batches.resources import Resources
@@ -42,8 +41,7 @@ class BatchOffice:
         self._blobs = FolderBlobs(settings.files_dir)
         self._journals = Journals()
         self._stopped = threading.Event()
-        load = partial(FolderPrompter.load, settings.model, settings.cache_dir, settings.max_context, engine=settings.engine)
-        self._load = lru_cache(maxsize=1)(load)
+        self._prompters = served_prompters(settings)
 
     @property
     def stopped(self) -> bool:
@@ -88,7 +86,7 @@ class BatchOffice:
                 files=registries.files,
                 batches=registries.batches,
                 blobs=self._blobs,
-                prompters=self._prompter,
+                prompters=self._prompters,
                 journals=self._journals,
                 root=settings.files_dir,
                 limits=InputLimits(bytes=settings.max_batch_bytes, lines=settings.max_batch_lines, line_bytes=settings.max_line_bytes),
@@ -96,12 +94,6 @@ class BatchOffice:
                 clock=time.monotonic,
                 now_ms=lambda: time.time_ns() // 1_000_000,
             )
-
-    def _prompter(self, model: str) -> Prompter:
-        served = self._settings.served_model
-        if model != served:
-            raise ModelNotFound.among(model, [served])
-        return self._load()
 
 
 def serve(desk: Desk, office: BatchOffice) -> None:

@@ -8,13 +8,12 @@ what was submitted and is not in the journal.
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
 
 from headrace.batch import Batch, BatchStatus
 from headrace.batch_ports import BatchUpdate
 from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestError, RequestTooLarge
 from headrace.files.journal import Journal, Result
-from headrace.ids import line_job_id
+from headrace.ids import derived_seed, line_job_id
 from headrace.ports import START, Job, Submission
 from headrace.request import Lane, Request
 from headrace.state import TERMINAL, State
@@ -56,11 +55,6 @@ def next_window(window: int, waiting: int) -> int:
     if waiting == 0:
         return min(2 * window, LARGEST_WINDOW)
     return max(window // 2, FIRST_WINDOW) if waiting > window // 2 else window
-
-
-def line_seed(job_id: str) -> int:
-    """The seed of a line that names none: the same whenever it is handed over, so that it cannot become two different requests."""
-    return int.from_bytes(sha256(job_id.encode()).digest()[:7], "big")
 
 
 def tokens_told(job: Job) -> int:
@@ -267,7 +261,7 @@ class Runner:
         job_id = self._job_id(line)
         parsed = parse_line(self._lines[line])
         try:
-            return draft(read_body(parsed, self._batch.new.endpoint), self._resources.prompters, line_seed(job_id))
+            return draft(read_body(parsed, self._batch.new.endpoint), self._resources.prompters, derived_seed(job_id))
         except ModelNotFound as error:
             # It was served when the input was checked: like any accepted request, the line waits until it is again.
             raise ModelUnavailable(error.message) from error

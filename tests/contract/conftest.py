@@ -8,6 +8,7 @@ import pytest
 from headrace.embedded import EmbeddedValkey
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
+from headrace.testing.kafka_bench import kafka_bench
 from headrace.testing.registry_bench import RegistryBench
 from tests.engine_bench import Reference, Subject, make_checkpoint, make_reference, modelled, scripted, upstream
 
@@ -18,12 +19,17 @@ def limits() -> QueueLimits:
     return QueueLimits(max_solo_crashes=2)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "kafka"])
 async def bench(request: pytest.FixtureRequest, limits: QueueLimits) -> AsyncIterator[Bench]:
     if request.param == "memory":
         yield MemoryBench(limits)
         return
     valkey: EmbeddedValkey = request.getfixturevalue("valkey")
+    if request.param == "kafka":
+        async with kafka_bench(valkey.url, request.getfixturevalue("kafka"), limits) as on_kafka:
+            yield on_kafka
+            await on_kafka.audit()
+        return
     on_redis = await RedisBench.connect(valkey.url, limits)
     try:
         yield on_redis

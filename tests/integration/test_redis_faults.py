@@ -17,8 +17,9 @@ from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError, QueueFull, QueueUnavailable, SettingsError
 from headrace.ports import START, Append, Finish, Held, Submission, Verdict
 from headrace.queues import doorbell
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
+from headrace.queues.shards import read_library
 from headrace.request import Lane
 from headrace.state import TERMINAL, State
 from headrace.testing.bench import RedisBench

@@ -9,8 +9,14 @@ import pytest
 from redis.asyncio import Redis
 
 from headrace.embedded import EmbeddedValkey
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.queues.redis import RedisQueue
+from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Library
+from headrace.queues.shards import read_library
+from headrace.state import State
+from headrace.testing.bench import Shorthands
+from headrace.testing.builders import DAY_MS
+from headrace.testing.eventually import eventually
 
 LATER = ("end_round", "swept_ago")
 REPORT = {
@@ -33,6 +39,21 @@ def older() -> Library:
     library = read_library()
     lines = [line for line in library.text.splitlines() if not any(line.startswith(f"register('{name}'") for name in LATER)]
     assert len(lines) == len(library.text.splitlines()) - len(LATER)
+    return replace(library, text="\n".join(lines))
+
+
+INTAKE = ("reserve", "admit", "withdraw", "forget_lapsed", "generation", "begin_generation")
+OF_WITHHELD = ("    redis.call('ZREM', P .. 'withheld', id)\n", "    redis.call('HDEL', P .. 'job:' .. id, 'withheld')\n")
+
+
+def before_logs() -> Library:
+    """The functions as they were before anything was withheld."""
+    library = read_library()
+    text = library.text
+    for piece in OF_WITHHELD:
+        assert text.count(piece) == 1
+        text = text.replace(piece, "")
+    lines = [line for line in text.splitlines() if not any(line.startswith(f"register('{name}'") for name in INTAKE)]
     return replace(library, text="\n".join(lines))
 
 
@@ -70,3 +91,38 @@ async def test_reports_of_older_and_newer_workers_are_read(queue: RedisQueue, ra
         report = json.dumps({**REPORT, "worker": worker, **more})
         await raw.execute_command("FCALL", "headrace_1_report", 1, "headrace:{00}:", worker, report, 60_000)
     assert [(status.worker, status.standby) for status in await queue.workers()] == [("new", True), ("old", False)]
+
+
+async def test_what_is_withheld_is_safe_from_older_functions(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+    """An older process has put its functions in place of ours, and ends, sweeps and claims with them."""
+    on_bench = Shorthands(queue)
+    kept, cancelled, expiring = (on_bench.submission(ttl_ms=ttl_ms) for ttl_ms in (DAY_MS, DAY_MS, 1))
+    for submission in (kept, cancelled, expiring):
+        await queue.reserve(submission)
+    old = await RedisQueue.connect(valkey.url, library=before_logs())
+    assert await old.promote(10) == 0
+    assert await Shorthands(old).claim() == []
+    assert await old.cancel("alice", cancelled.request.id) is State.CANCELLED
+
+    async def expired() -> bool:
+        return await old.expire(10) == 1
+
+    await eventually(expired)
+    await old.aclose()
+    assert [(await queue.admit(submission)).replayed for submission in (kept, cancelled, expiring)] == [False, True, True]
+    assert [claim.request.id for claim in await on_bench.claim()] == [kept.request.id]
+    load = await queue.load()
+    assert (load.cost, [depth.queued for depth in load.lanes]) == (kept.request.cost, [0])
+
+
+async def test_what_older_functions_have_ended_lapses_without_a_trace(valkey: EmbeddedValkey) -> None:
+    queue = await RedisQueue.connect(valkey.url, limits=QueueLimits(reservation_ms=0))
+    submission = Shorthands(queue).submission()
+    await queue.reserve(submission)
+    old = await RedisQueue.connect(valkey.url, library=before_logs())
+    await old.cancel("alice", submission.request.id)
+    await old.aclose()
+    assert [await queue.forget_lapsed(10) for _ in range(2)] == [1, 0]
+    assert (await queue.get("alice", submission.request.id)).state is State.CANCELLED
+    assert (await queue.load()).cost == 0
+    await queue.aclose()

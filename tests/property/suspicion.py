@@ -29,7 +29,7 @@ class Suspicion:
         self._turns |= turns
 
     def waiting(self, picture: Picture, *, suspects: bool) -> dict[str, Job]:
-        queued = {i: job for i, job in picture.jobs.items() if job.state is State.QUEUED}
+        queued = {i: job for i, job in picture.jobs.items() if job.state is State.QUEUED and i not in picture.withheld}
         return {i: job for i, job in queued.items() if (self._strikes[i] >= SUSPECT_STRIKES) is suspects}
 
     def shards_to_serve(self, worker: str, picture: Picture, patience: int, now: int) -> dict[int, tuple[str, int]]:
@@ -43,6 +43,10 @@ class Suspicion:
             elif warden == worker and now < began + TURN_MS:
                 mine[shard] = (worker, began)
         return mine
+
+    def forget(self, job_id: str) -> None:
+        """The store does not know it any more."""
+        self._strikes[job_id] = 0
 
     def forgive(self, job: Job) -> None:
         """Its lease ends."""

@@ -6,7 +6,7 @@ promises given what the job looked like before the call, and the shape of logs a
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
@@ -31,7 +31,9 @@ T = TypeVar("T")
 TENANTS = ("alice", "bob")
 WORKERS = ("w1", "w2", "w3")
 MAX_TENANT_JOBS = 9
-LIMITS = QueueLimits(max_live_jobs=12, max_tenant_jobs=MAX_TENANT_JOBS, max_solo_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000)
+LIMITS = QueueLimits(
+    max_live_jobs=12, max_tenant_jobs=MAX_TENANT_JOBS, max_solo_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000, reservation_ms=15_000
+)
 
 
 @dataclass
@@ -56,6 +58,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.owners: dict[str, str] = {}
         self.suspicion = Suspicion(LIMITS.max_solo_crashes)
         self.purged: dict[str, int] = {}
+        self.lapsed: set[str] = set()
         self.serial = 0
 
     def call(self, call: Coroutine[Any, Any, T], *transitions: str) -> T:
@@ -94,8 +97,9 @@ class QueueMachine(RuleBasedStateMachine):
         attended=st.booleans(),
         ttl_ms=st.sampled_from([3_000, 20_000, 10**7]),
         repeated=st.booleans(),
+        reserving=st.booleans(),
     )
-    def accept(self, tenant: str, lane: Lane, keyed: bool, attended: bool, ttl_ms: int, repeated: bool) -> None:
+    def accept(self, tenant: str, lane: Lane, keyed: bool, attended: bool, ttl_ms: int, repeated: bool, reserving: bool) -> None:
         self.serial += 1
         key = f"key-{self.serial}" if keyed else None
         submission = self.bench.submission(
@@ -104,14 +108,23 @@ class QueueMachine(RuleBasedStateMachine):
         if (bound := self.reached(submission.request)) is not None:
             before = self.picture
             with pytest.raises(bound):
-                self.call(self.bench.queue.accept(submission))
+                self.call(self.bench.queue.reserve(submission) if reserving else self.bench.queue.accept(submission))
             assert self.picture == before
+            return
+        self.submissions.append(submission)
+        if reserving:
+            self.reserve(submission, repeated)
             return
         accepted = self.call(self.bench.queue.accept(submission), "accept")
         assert (accepted.job_id, accepted.replayed) == (submission.request.id, False)
-        self.submissions.append(submission)
         if repeated:
             self.accept_again(len(self.submissions) - 1)
+
+    def reserve(self, submission: Submission, repeated: bool) -> None:
+        job_id, before = submission.request.id, self.picture
+        reserved = self.twice(repeated, lambda: self.bench.queue.reserve(submission), "reserve")
+        assert (reserved.job_id, reserved.withheld) == (job_id, True)
+        assert self.picture.withheld == before.withheld | {job_id}
 
     def reached(self, request: Request) -> type[QueueFull] | None:
         """Which bound the request would break in its shard."""
@@ -127,11 +140,60 @@ class QueueMachine(RuleBasedStateMachine):
         submission = self.submissions[which % len(self.submissions)]
         before = self.picture
         at = self.purged.get(submission.request.id)
+        if submission.request.id in self.lapsed:
+            return
         if at is not None and (submission.idempotency_key is not None or self.bench.now_ms >= at + LIMITS.retention_ms):
             return  # the key is free again at once; the id alone still answers for a while
         accepted = self.call(self.bench.queue.accept(submission))
         assert (accepted.job_id, accepted.replayed) == (submission.request.id, True)
-        assert self.picture == before
+        assert self.picture == replace(before, withheld=before.withheld - {submission.request.id})
+
+    @precondition(lambda self: self.submissions)
+    @rule(which=st.integers(0, 10**6), repeated=st.booleans())
+    def admit(self, which: int, repeated: bool) -> None:
+        submission = self.submissions[which % len(self.submissions)]
+        job_id, before = submission.request.id, self.picture
+        if self.unknown(job_id):
+            self.admit_unknown(submission)
+        else:
+            accepted = self.call(self.bench.queue.admit(submission))
+            assert (accepted.job_id, accepted.replayed) == (job_id, job_id not in before.withheld)
+            assert self.picture == replace(before, withheld=before.withheld - {job_id})
+        if repeated and job_id in self.picture.jobs:
+            before = self.picture
+            assert self.call(self.bench.queue.admit(submission)).replayed
+            assert self.picture == before
+
+    def unknown(self, job_id: str) -> bool:
+        """There is neither the job nor its tombstone."""
+        at = self.purged.get(job_id)
+        return job_id in self.lapsed or (at is not None and self.bench.now_ms >= at + LIMITS.retention_ms)
+
+    def admit_unknown(self, submission: Submission) -> None:
+        """Its tenant's bound does not count."""
+        job_id, before = submission.request.id, self.picture
+        if self.reached(submission.request) is QueueFull:
+            with pytest.raises(QueueFull):
+                self.call(self.bench.queue.admit(submission))
+            assert self.picture == before
+            return
+        assert not self.call(self.bench.queue.admit(submission), "admit").replayed
+        assert self.picture.jobs.keys() == before.jobs.keys() | {job_id}
+        assert self.picture.withheld == before.withheld
+        self.lapsed.discard(job_id)
+        self.purged.pop(job_id, None)
+        self.suspicion.forget(job_id)
+
+    @precondition(lambda self: self.submissions)
+    @rule(which=st.integers(0, 10**6), repeated=st.booleans())
+    def withdraw(self, which: int, repeated: bool) -> None:
+        request, before = self.submissions[which % len(self.submissions)].request, self.picture
+        gone = self.twice(repeated, lambda: self.bench.queue.withdraw(request.tenant, request.id), "withdraw")
+        assert gone is (request.id in before.withheld or request.id not in before.jobs)
+        assert self.picture.jobs.keys() == before.jobs.keys() - ({request.id} if gone else set())
+        if gone:
+            self.purged[request.id] = self.bench.now_ms
+            self.lapsed.discard(request.id)
 
     @precondition(lambda self: self.picture.jobs)
     @rule(which=st.integers(0, 10**6), repeated=st.booleans())
@@ -312,6 +374,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.call(self.bench.queue.cancel_unattended(limit), "cancel")
 
     @rule(limit=st.sampled_from([1, 100]))
+    def forget_lapsed(self, limit: int) -> None:
+        before, now = self.picture, self.bench.now_ms
+        moved = self.call(self.bench.queue.forget_lapsed(limit), "lapse")
+        due = {i for i in before.withheld if before.jobs[i].accepted_ms + LIMITS.reservation_ms <= now}
+        gone = before.jobs.keys() - self.picture.jobs.keys()
+        assert gone <= due
+        assert moved == len(gone)
+        assert limit == 1 or gone == due
+        self.lapsed |= gone
+
+    @rule(limit=st.sampled_from([1, 100]))
     def purge(self, limit: int) -> None:
         self.call(self.bench.queue.purge(limit), "purge")
 
@@ -344,6 +417,9 @@ class QueueMachine(RuleBasedStateMachine):
             self.reap_worker(worker)
         self.advance(60_000)
         self.promote(100)
+        for submission in self.submissions:
+            if submission.request.id in self.picture.withheld:
+                assert not self.call(self.bench.queue.admit(submission)).replayed
         claims = self.call(self.bench.claim("good"), "claim")
         while (suspect := self.call(self.bench.claim_suspect("good"), "claim")) is not None:
             claims.append(suspect)

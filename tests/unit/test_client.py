@@ -120,6 +120,7 @@ def test_a_post_that_is_cut_before_its_first_event_is_repeated_under_its_key(nap
     [
         (httpx.Response(410, json={"error": {"message": "it is gone"}}), "it is gone"),
         (httpx.Response(404, text="<html>"), "status 404"),
+        (httpx.Response(404, json={"error": ["message"]}), "status 404"),
         (httpx.Response(204), "no more events"),
         (stream(wire(("1-1", '{"error": {"message": "it failed"}}'))), "it failed"),
         (stream(wire(("one", chunk("a")))), "cannot be resumed from"),
@@ -129,6 +130,13 @@ def test_a_post_that_is_cut_before_its_first_event_is_repeated_under_its_key(nap
 def test_what_cannot_be_resumed_is_an_error(naps: list[float], last: httpx.Response, said: str) -> None:
     with pytest.raises(StreamFailed, match=said):
         talk(lambda http: follow_job(http, JOB), [last])
+
+
+def test_an_answer_that_was_begun_anew_is_no_continuation(naps: list[float]) -> None:
+    restarted = httpx.Response(409, json={"error": {"message": "it runs again.", "code": "stream_restarted"}})
+    answers = [stream(wire(("1-1", chunk("a"))), cut=True), restarted]
+    with pytest.raises(StreamFailed, match=rf"void: it runs again\.; `headrace jobs watch chatcmpl-{JOB}` shows the new one"):
+        talk(lambda http: stream_chat(http, {"model": "m"}), answers)
 
 
 def test_patience_ends(naps: list[float]) -> None:

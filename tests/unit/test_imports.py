@@ -40,3 +40,9 @@ sys.exit(f"{module} imports {loaded}" if loaded else 0)
 def test_starts_without_torch(module: str) -> None:
     run = subprocess.run([sys.executable, "-c", PROBE, ",".join(HEAVY), module], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("module", ["producer_api.__main__", "scheduler.__main__", "workers.__main__", "headrace.cli.main"])
+def test_starts_without_a_client_of_kafka(module: str) -> None:
+    run = subprocess.run([sys.executable, "-c", PROBE, "kafka", module], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr

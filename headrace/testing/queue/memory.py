@@ -3,93 +3,29 @@
 Every method runs without awaiting, so it is atomic on its event loop. One shard. Nothing survives the process.
 """
 
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from headrace.cursor import LogPosition
 from headrace.death import Death
-from headrace.ports import Accepted, Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Submission, Verdict, WorkerStatus
+from headrace.ports import Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
 from headrace.queues import rules
-from headrace.queues.bell import Bells
-from headrace.queues.rules import QueueLimits
-from headrace.request import Lane, encode_request
+from headrace.request import Lane
 from headrace.state import TERMINAL, State
-from headrace.testing.queue.claims import ClaimMemory
-from headrace.testing.queue.meters import Meters
-from headrace.testing.queue.record import Ended, Place, Record
-from headrace.testing.queue.reports import Reports
-from headrace.testing.queue.waiting import Waiting
+from headrace.testing.queue.intake import MemoryIntake
+from headrace.testing.queue.record import Ended, Record
 
 _WRITTEN = (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE)
 
 
-def unix_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-class MemoryQueue:
-    """Implements JobQueue, WorkQueue and Housekeeping. `clock` gives Unix milliseconds."""
-
-    def __init__(self, *, clock: Callable[[], int] = unix_ms, limits: QueueLimits | None = None) -> None:
-        self.outbox: deque[Ended] = deque()
-        self._clock = clock
-        self._limits = limits or QueueLimits()
-        self._jobs: dict[str, Record] = {}
-        self._keys: dict[tuple[str, str], str] = {}
-        self._tombs: dict[str, tuple[str, int]] = {}
-        self._waiting = Waiting()
-        self._claims = ClaimMemory()
-        self._reports = Reports()
-        self._log_bells, self._work_bells = Bells(), Bells()
-        self._last_arrival = 0
-        self._swept_ms: int | None = None
-        self._deaths: list[Death] = []
-        self._meters = Meters()
+class MemoryQueue(MemoryIntake):
+    """Implements JobQueue, Intake, WorkQueue and Housekeeping. `clock` gives Unix milliseconds."""
 
     # Submitters
 
-    @property
-    def shards(self) -> int:
-        return 1
-
     async def ping(self) -> None:
         """Always there."""
-
-    async def accept(self, submission: Submission) -> Accepted:
-        request, now = submission.request, self._clock()
-        rules.check_request(request, self.shards)
-        key = None if submission.idempotency_key is None else (request.tenant, submission.idempotency_key)
-        if key is not None and key in self._keys:
-            first = self._jobs[self._keys[key]]
-            if first.body_hash != submission.body_hash:
-                raise rules.conflict(first.id)
-            return Accepted(first.id, replayed=True)
-        if request.id in self._jobs or self._tomb(request.id) is not None:
-            return Accepted(request.id, replayed=True)
-        self._meters.admit(request, self._limits, now)
-        # Two arrivals in one tick keep their order.
-        self._last_arrival = max(self._last_arrival + 1, now * 1000)
-        job = Record(
-            place=Place(self._last_arrival, request.id),
-            body=encode_request(request),
-            body_hash=submission.body_hash,
-            key=key,
-            tenant=request.tenant,
-            model=request.model,
-            lane=request.lane,
-            room=request.room,
-            cost=request.cost,
-            accepted_ms=now,
-            deadline_ms=now + submission.ttl_ms,
-            viewer_due=now + self._limits.viewer_grace_ms if request.attended else None,
-        )
-        self._jobs[job.id] = job
-        if key is not None:
-            self._keys[key] = job.id
-        self._enqueue(job)
-        return Accepted(job.id, replayed=False)
 
     async def get(self, tenant: str, job_id: str) -> Job:
         return self._find(tenant, job_id).view()
@@ -106,7 +42,7 @@ class MemoryQueue:
 
     async def queue_position(self, tenant: str, job_id: str) -> int | None:
         job = self._find(tenant, job_id)
-        if job.state is not State.QUEUED:
+        if job.state is not State.QUEUED or job.withheld:
             return None
         return 1 + self._waiting.rank(job)
 
@@ -127,7 +63,7 @@ class MemoryQueue:
         for job_id in job_ids:
             job = self._jobs.get(job_id)
             if job is not None and job.ended:
-                self._erase(job)
+                self._bury(job)
 
     async def cancel(self, tenant: str, job_id: str) -> State:
         return self._cancel(self._find(tenant, job_id), rules.CANCELLED)
@@ -144,7 +80,7 @@ class MemoryQueue:
 
     async def load(self) -> Load:
         jobs = self._jobs.values()
-        queued = Counter((job.model, job.lane) for job in jobs if job.state is State.QUEUED)
+        queued = Counter((job.model, job.lane) for job in jobs if job.state is State.QUEUED and not job.withheld)
         return Load(
             lanes=tuple(Depth(*ward, queued[ward]) for ward in self._waiting.wards),
             running=sum(job.state is State.RUNNING for job in jobs),
@@ -240,7 +176,10 @@ class MemoryQueue:
         while self.outbox and self.outbox[0].ended_ms <= now - retention:
             self.outbox.popleft()
         self._tombs = {job_id: tomb for job_id, tomb in self._tombs.items() if tomb[1] > now}
-        return self._sweep(lambda job: None if job.ended_ms is None else job.ended_ms + retention, limit, self._erase)
+        return self._sweep(lambda job: None if job.ended_ms is None else job.ended_ms + retention, limit, self._bury)
+
+    async def forget_lapsed(self, limit: int) -> int:
+        return self._sweep(lambda job: job.withheld_due, limit, self._unreserve)
 
     async def end_round(self) -> None:
         self._swept_ms = self._clock()
@@ -276,7 +215,7 @@ class MemoryQueue:
         return None if known is None else [job.claim() for one in known if (job := self._held(one)) is not None]
 
     def _lease(self, job: Record, worker: str, now: int, lease_ms: int) -> None:
-        if job.epoch == 0:  # a job that comes back was paid for by its first claim
+        if job.started_ms is None:  # a job that comes back was paid for by its first claim
             self._waiting.charge(job)
         self._waiting.remove(job)
         job.state, job.worker, job.epoch = State.RUNNING, worker, job.epoch + 1
@@ -358,13 +297,10 @@ class MemoryQueue:
         else:
             self._enqueue(job)
 
-    def _enqueue(self, job: Record) -> None:
-        job.state = State.QUEUED
-        self._waiting.put(job, self._clock())
-        self._work_bells.ring([job.lane])
-
     def _end(self, job: Record, state: State, reason: str) -> None:
-        if job.state is State.QUEUED:
+        if job.withheld:
+            job.withheld_due = None
+        elif job.state is State.QUEUED:
             self._waiting.remove(job)
         job.state, job.reason, job.ended_ms, job.worker = state, reason, self._clock(), ""
         job.lease_due = job.delay_due = job.viewer_due = None
@@ -372,12 +308,6 @@ class MemoryQueue:
         job.log.append(LogEntry(position=LogPosition(job.epoch, job.committed + 1), end=state, reason=reason))
         self.outbox.append(Ended(job.ended_ms, job.id, job.tenant, state, reason))
         self._log_bells.ring([job.id])
-
-    def _erase(self, job: Record) -> None:
-        del self._jobs[job.id]
-        if job.key is not None:
-            del self._keys[job.key]
-        self._tombs[job.id] = (job.tenant, self._clock() + self._limits.retention_ms)
 
     # Look-ups
 
@@ -388,11 +318,6 @@ class MemoryQueue:
         if job is None and self._tomb(job_id) == tenant:
             raise rules.purged(job_id)
         raise rules.not_found(job_id)
-
-    def _tomb(self, job_id: str) -> str | None:
-        """The tenant of a purged job."""
-        tenant, until = self._tombs.get(job_id, ("", 0))
-        return tenant if until > self._clock() else None
 
     def _held(self, one: Held | Append | Finish) -> Record | None:
         job = self._jobs.get(one.job_id)

@@ -11,10 +11,12 @@ class Meters:
         self._all = Meter()
         self._tenants: dict[str, Meter] = {}
 
-    def admit(self, request: Request, limits: QueueLimits, now: int) -> None:
-        """Count a new job. Raises QueueFull, TenantFull, RequestTooLarge, and then nothing is counted."""
+    def admit(self, request: Request, limits: QueueLimits, now: int, *, of_tenant: bool) -> None:
+        """Count a new job, within its tenant's bounds too if these count. Raises QueueFull, TenantFull, RequestTooLarge; then nothing is
+        counted."""
         own = self._tenants.get(request.tenant) or Meter()
-        for bound, meter in zip(Bound, (self._all, self._all, own, own), strict=True):
+        bounds = list(zip(Bound, (self._all, self._all, own, own), strict=True))
+        for bound, meter in bounds if of_tenant else bounds[:2]:
             _keep_below(bound, rules.limit_of(bound, limits), meter, request.cost, now)
         self._tenants[request.tenant] = own
         for meter in (self._all, own):

@@ -44,7 +44,6 @@ class Record:
     cost: int
     accepted_ms: int
     deadline_ms: int
-    viewer_due: int | None
     state: State = State.QUEUED
     reason: str = ""
     epoch: int = 0
@@ -61,6 +60,9 @@ class Record:
     ended_ms: int | None = None
     lease_due: int | None = None
     delay_due: int | None = None
+    viewer_due: int | None = None
+    withheld_due: int | None = None
+    """It waits to be admitted until then."""
     log: list[LogEntry] = field(default_factory=list)
 
     @property
@@ -70,6 +72,10 @@ class Record:
     @property
     def ended(self) -> bool:
         return self.state in TERMINAL
+
+    @property
+    def withheld(self) -> bool:
+        return self.withheld_due is not None
 
     @property
     def deadline_due(self) -> int | None:

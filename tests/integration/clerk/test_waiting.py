@@ -11,7 +11,7 @@ from headrace.batch import BatchStatus
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import ModelUnavailable
 from headrace.files.journal import Journal, Result
-from headrace.ids import line_job_id
+from headrace.ids import derived_seed, line_job_id
 from headrace.ports import Accepted, Submission
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
@@ -22,7 +22,6 @@ from headrace.testing.eventually import eventually
 from headrace.testing.queue.memory import MemoryQueue
 from headrace.wire.prompter import Prompter
 from scheduler.batches.hold import LEASE_MS, Hold
-from scheduler.batches.run import line_seed
 from tests.integration.clerk.site import GOOD, LINES, TENANT, WINDOW_MS, Site, check_complete, line, open_site, turns
 
 
@@ -148,7 +147,7 @@ async def test_a_line_becomes_a_job_of_its_batch(site: Site) -> None:
         await site.queue.forget([job.request.id])
         seen.append((batch_id, seed))
     assert seen[0][1] != seen[1][1]
-    runner_seeds = {line_seed(line_job_id(batch_id, 0, (await site.batch(batch_id)).created_ms, 1)) for batch_id, _ in seen}
+    runner_seeds = {derived_seed(line_job_id(batch_id, 0, (await site.batch(batch_id)).created_ms, 1)) for batch_id, _ in seen}
     assert runner_seeds == {seed for _, seed in seen}
 
 

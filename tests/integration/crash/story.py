@@ -19,9 +19,10 @@ from redis.asyncio import Redis
 from headrace.errors import QueueUnavailable
 from headrace.files.folder import FolderBlobs
 from headrace.ports import Doorbell
-from headrace.queues.redis import RedisQueue, read_library
+from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Server
+from headrace.queues.shards import read_library
 from headrace.registries.batches import RedisBatches
 from headrace.registries.files import RedisFiles
 from headrace.settings import Settings

@@ -14,13 +14,13 @@ import pytest
 
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import JobPurged
+from headrace.keys import ANYBODY
 from headrace.ports import START, Job
 from headrace.state import State
 from headrace.testing.bench import Outcome, RedisBench
 from headrace.testing.fuse import KILLED, Blow, Fuse
-from headrace.testing.queue.memory import unix_ms
+from headrace.testing.queue.intake import unix_ms
 from headrace.testing.scale import FULL_SIZE
-from producer_api.auth import ANYBODY
 from tests.integration.crash.story import (
     ABANDONED,
     ANSWERED,

@@ -5,8 +5,8 @@ import pytest
 
 from headrace.errors import SettingsError
 from headrace.keys import key_line
+from headrace.keys_file import LOOK_S, KeysFile
 from headrace.testing.builders import ManualClock
-from producer_api.keys_file import LOOK_S, KeysFile
 
 ALICE, BOB = key_line("hr_a", "alice"), key_line("hr_b", "bob")
 

@@ -1,4 +1,4 @@
-"""The keys file as a running API watches it: a key that is taken out of it is refused a second later, without a restart."""
+"""The keys file as a running process watches it: a key that is taken out of it is refused a second later, without a restart."""
 
 import logging
 import time

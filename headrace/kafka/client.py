@@ -1,0 +1,27 @@
+"""Making a client of kafka-python, of whichever kind."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from kafka.net.compat import KafkaNetClient
+
+
+def open_client(kind: Callable[..., Any], **options: Any) -> Any:
+    """`kind(**options)`. Where its constructor gives up on the brokers, it leaves a thread and sockets behind, which nobody could close any
+    more: they are closed here."""
+    if not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+        # In an outage it has dozens of lines a second to say, with tracebacks; we have one, and one when it is over.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    made: list[Any] = []
+
+    def connections(**own: Any) -> Any:
+        made.append(KafkaNetClient(**own))
+        return made[-1]
+
+    try:
+        return kind(kafka_client=connections, **options)
+    except BaseException:
+        for one in made:
+            one.close()
+        raise

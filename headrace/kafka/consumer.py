@@ -1,0 +1,253 @@
+"""Reading the log as a member of a group: one thread owns the client, which is synchronous and not thread-safe; the records go to asyncio.
+
+    thread:   poll → deliver → commit what is done → pause and resume          every POLL_MS, with all partitions paused too
+    asyncio:  batch() → work in any order → done(record)
+
+A record is delivered again, here or elsewhere, unless a commit covers it: at least once. The members' partitions move cooperatively, so a
+rebalance stops only what changes hands; of a partition that is taken away the prefix that is done is committed first.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self
+
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError
+
+from headrace.kafka.client import open_client
+from headrace.kafka.log_record import LogRecord
+from headrace.kafka.standing import Standing
+from headrace.kafka.window import Arrival, Partition, Water, Windows
+
+logger = logging.getLogger(__name__)
+
+POLL_MS = 100
+COMMIT_S = 0.5
+"""Between two commits. What is not committed is done again after a crash, which is harmless and costs a call of the store each."""
+LOOK_S = 2.0
+"""Between two looks at the ends of the partitions: how far behind we are, and whether the broker is there at all. Polling does not tell."""
+ANSWER_MS = 3_000
+"""A broker that has not answered for this long counts as gone."""
+RETRY_S = 1.0
+CLOSE_MS = 1_500
+
+WATER = Water(high=256, low=64, high_bytes=32 << 20, low_bytes=8 << 20)
+
+_CLIENT: Mapping[str, Any] = MappingProxyType(
+    {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "partition_assignment_strategy": [CooperativeStickyAssignor],
+        # A fetch session can stop returning a partition for good.
+        "enable_incremental_fetch_sessions": False,
+        "bootstrap_timeout_ms": ANSWER_MS,
+        # A poll takes all that was fetched: of several partitions paused half-way, the client goes on with one and forgets the others.
+        # What is in flight beyond high water is bounded by the bytes of a fetch instead; a larger record comes alone.
+        "max_poll_records": 1 << 30,
+        "max_partition_fetch_bytes": 256 << 10,
+        "fetch_max_bytes": 8 << 20,
+        "fetch_max_wait_ms": POLL_MS,
+    }
+)
+
+
+class LogConsumer:
+    """A member of `group` that reads `topics`. `options` say how to connect: `headrace/kafka/address.py`."""
+
+    def __init__(
+        self, options: Mapping[str, Any], *, topics: Sequence[str], group: str, water: Water = WATER, session_ms: int = 10_000
+    ) -> None:
+        self._options = {
+            **_CLIENT,
+            **options,
+            "group_id": group,
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": session_ms // 5,
+        }
+        self._topics = tuple(topics)
+        self._windows = Windows(water)
+        self._lock = threading.Lock()
+        """Guards the windows: the client tells of revoked partitions in a thread of its own."""
+        self._batches: asyncio.Queue[list[LogRecord]] = asyncio.Queue()
+        """Bounded by the windows, which pause the partitions: nothing is fetched that would not fit."""
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)
+
+    # asyncio's side
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def start(self) -> None:
+        """Must be called from the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="kafka-consumer", daemon=True)
+        self._thread.start()
+
+    async def batch(self) -> list[LogRecord]:
+        """The next records, as they come; waits for some."""
+        return await self._batches.get()
+
+    def done(self, record: LogRecord) -> None:
+        """It needs no further work. Records may be done in any order, and after their partition has gone to somebody else."""
+        with self._lock:
+            self._windows.done(record.partition, record.offset)
+
+    @property
+    def standing(self) -> Standing:
+        with self._lock:
+            paused, in_flight = self._windows.paused, self._windows.in_flight
+        seen = self._standing
+        return Standing(reachable=seen.reachable, lag=seen.lag, paused=paused, in_flight=in_flight)
+
+    async def aclose(self) -> None:
+        """Commit what is done and leave the group; a few seconds at most, wherever the broker is."""
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    # The thread's side
+
+    def _run(self) -> None:
+        told = False
+        while not self._stop.is_set():
+            try:
+                consumer = open_client(KafkaConsumer, **self._options)
+            except KafkaError as error:
+                if not told:
+                    logger.warning("the log's broker is unreachable, trying on: %s", error)
+                told = True
+                self._stop.wait(RETRY_S)
+                continue
+            told = False
+            try:
+                consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
+                self._serve(consumer)
+            except KafkaError as error:
+                logger.warning("reading the log begins anew: %s: %s", type(error).__name__, error)
+                self._stop.wait(RETRY_S)
+            finally:
+                self._abandon(consumer)
+
+    def _serve(self, consumer: KafkaConsumer) -> None:
+        committed_at = looked_at = float("-inf")
+        while not self._stop.is_set():
+            self._deliver(consumer.poll(timeout_ms=POLL_MS))
+            now = time.monotonic()
+            if now - committed_at >= COMMIT_S:
+                self._commit(consumer)
+                committed_at = now
+            if now - looked_at >= LOOK_S:
+                self._look(consumer)
+                looked_at = time.monotonic()
+            self._hold_back(consumer)
+        self._commit(consumer)
+
+    def _deliver(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        batch: list[LogRecord] = []
+        for place, raw in found.items():
+            records = {one.offset: LogRecord.of(one) for one in raw}
+            with self._lock:
+                arrivals = [Arrival(offset, record.size) for offset, record in records.items()]
+                batch += [records[offset] for offset in self._windows.deliver(Partition(*place), arrivals)]
+        if batch and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._batches.put_nowait, batch)
+
+    def _commit(self, consumer: KafkaConsumer) -> None:
+        """A commit that fails is made again, or covered by a later one; in a rebalance it is the new owner's business."""
+        with self._lock:
+            due = self._windows.due
+        if not due:
+            return
+        try:
+            consumer.commit(_offsets(due), timeout_ms=ANSWER_MS)
+        except KafkaError as error:
+            logger.debug("what is done is committed later: %s: %s", type(error).__name__, error)
+            return
+        with self._lock:
+            self._windows.committed(due)
+
+    def _look(self, consumer: KafkaConsumer) -> None:
+        ours = sorted(self._windows.partitions)
+        try:
+            ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS) if ours else {}
+            lag = {one: self._lag(consumer, one, ends[TopicPartition(*one)]) for one in ours}
+        except KafkaError as error:
+            if self._standing.reachable:
+                logger.warning("the log's broker does not answer: %s", error)
+            self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)
+            return
+        if ours and not self._standing.reachable:
+            logger.info("reads %d partitions of the log", len(ours))
+        self._standing = Standing(reachable=bool(ours) or self._standing.reachable, lag=lag, paused=frozenset(), in_flight=0)
+
+    def _lag(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
+        """Fetches tell the end too, while the partition is not paused; not every broker counts right when it is asked for ends alone."""
+        place = TopicPartition(*one)
+        return max(0, end - consumer.position(place, timeout_ms=ANSWER_MS), (consumer.highwater(place) or 0) - consumer.position(place))
+
+    def _hold_back(self, consumer: KafkaConsumer) -> None:
+        """Every time around, as a rebalance forgets what was paused."""
+        with self._lock:
+            wanted = {TopicPartition(*one) for one in self._windows.paused}
+        assigned, paused = consumer.assignment() or set(), consumer.paused()
+        if pause := (wanted & assigned) - paused:
+            consumer.pause(*pause)
+        if resume := (paused & assigned) - wanted:
+            consumer.resume(*resume)
+
+    def _abandon(self, consumer: KafkaConsumer) -> None:
+        try:
+            consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
+        except KafkaError as error:
+            logger.info("left the log without a word: %s", error)
+        self._forget(self._windows.partitions)
+        self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)
+
+    # The client's own thread
+
+    def _take(self, partitions: Collection[Partition]) -> None:
+        with self._lock:
+            self._windows.assign(partitions)
+
+    def _forget(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        with self._lock:
+            return self._windows.revoke(partitions)
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Called on the client's own event loop, which must not be blocked."""
+
+    def __init__(self, owner: LogConsumer, consumer: KafkaConsumer) -> None:
+        self._owner = owner
+        self._consumer = consumer
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._owner._take([Partition(*one) for one in assigned])
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        due = self._owner._forget([Partition(*one) for one in revoked])
+        if not due:
+            return
+        try:
+            await self._consumer.commit_async(_offsets(due))
+        except KafkaError as error:  # the next owner does again what this would have covered
+            logger.info("given away without a commit: %s: %s", type(error).__name__, error)
+
+    async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        self._owner._forget([Partition(*one) for one in lost])
+
+
+def _offsets(due: Mapping[Partition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {TopicPartition(*one): OffsetAndMetadata(offset, "", -1) for one, offset in due.items()}

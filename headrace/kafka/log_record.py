@@ -1,0 +1,39 @@
+"""A record as it was read from the log."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from headrace.kafka.window import Partition
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogRecord:
+    partition: Partition
+    offset: int
+    timestamp_ms: int
+    """As its producer says, which may be anything."""
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    @classmethod
+    def of(cls, record: Any) -> Self:
+        """From the client's own type."""
+        return cls(
+            partition=Partition(record.topic, record.partition),
+            offset=record.offset,
+            timestamp_ms=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers or ()),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes it holds."""
+        return len(self.key or b"") + len(self.value or b"") + sum(len(name) + len(value or b"") for name, value in self.headers)
+
+    @property
+    def place(self) -> str:
+        """Where it stands, in words."""
+        return f"{self.partition.topic}/{self.partition.number}@{self.offset}"

@@ -1,0 +1,17 @@
+"""Where a reader of the log stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.kafka.window import Partition
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where a member of the group stands, as last seen."""
+
+    reachable: bool
+    lag: Mapping[Partition, int]
+    """Records of our partitions that are not fetched yet."""
+    paused: frozenset[Partition]
+    in_flight: int

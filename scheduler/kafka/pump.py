@@ -1,0 +1,184 @@
+"""The pump: records of the log become jobs. A record is done when the state store has its job, or when somebody was told why not.
+
+    accepted    what the API has promised          admit; it mostly was admitted already, by the API itself
+    requests    what native clients ask for        check, then admit; refuse; or put among the dead letters
+
+Every step may be repeated: the job follows from the record. Where the store is full or away, or the model not there yet, the record waits
+and so do those behind it, as the log stops delivering; nothing is dropped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from headrace.errors import (
+    IdempotencyConflict,
+    LogUnavailable,
+    ModelUnavailable,
+    QueueFull,
+    QueueUnavailable,
+    RequestError,
+    RequestTooLarge,
+    SchemaUnknown,
+    TenantFull,
+)
+from headrace.kafka.log_record import LogRecord
+from headrace.kafka.native import DeadLetter, Native, TenantOf, read_native, submission_of
+from headrace.kafka.result import Outgoing, dead_letter, refused_record, unkept_record
+from headrace.kafka.topics import Topics
+from headrace.outbox_ports import Outbox
+from headrace.ports import Accepted, Intake, Submission
+from headrace.wire.prompter import Prompters
+from scheduler.kafka.log_ports import Sink, Source
+
+AT_ONCE = 16
+"""Records worked on at a time. Those that a full queue refused keep their place, so it is asked again by no more than these."""
+RETRY_S = 0.5
+LONGEST_WAIT_S = 5.0
+"""Before a full queue is tried again, however long it says it will stay so."""
+OFF_LOOP_BYTES = 16_384
+
+T = TypeVar("T")
+Counted = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """How records are read."""
+
+    topics: Topics
+    shards: int
+    longest_ms: int
+    """How long a job may live."""
+    tenant_of: TenantOf | None
+    """None: no key is asked for."""
+    decode: Callable[[bytes], Submission]
+    """Reads what the API writes. Raises SchemaUnknown."""
+
+
+class Pump:
+    """`counted` is told what became of each record."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        intake: Intake,
+        outbox: Outbox,
+        prompters: Prompters,
+        rules: Rules,
+        now_ms: Callable[[], int],
+        counted: Counted,
+    ) -> None:
+        self._sink = sink
+        self._intake = intake
+        self._outbox = outbox
+        self._prompters = prompters
+        self._rules = rules
+        self._now_ms = now_ms
+        self._counted = counted
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._told: set[type[Exception]] = set()
+        """What stands in the way now, and has been said."""
+
+    async def run(self, source: Source) -> None:
+        """Until it is cancelled. What is under way then is delivered again."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for record in await source.batch():
+                    tasks.create_task(self._finish(record, source))
+
+    async def _finish(self, record: LogRecord, source: Source) -> None:
+        self._counted(await self.take(record))
+        source.done(record)
+
+    async def take(self, record: LogRecord) -> str:
+        """Work on a record until it is done; in which way."""
+        async with self._slots:
+            if record.partition.topic == self._rules.topics.accepted:
+                return await self._take_accepted(record)
+            try:
+                native = read_native(record, self._rules.tenant_of, self._rules.shards)
+            except DeadLetter as error:
+                return await self._bury(record, str(error))
+            return await self._take_native(native, len(record.value or b""))
+
+    async def _take_accepted(self, record: LogRecord) -> str:
+        try:
+            submission = _aged(self._rules.decode(record.value or b""), self._now_ms() - record.timestamp_ms)
+        except SchemaUnknown as error:
+            return await self._bury(record, str(error))
+        try:
+            return _outcome(await self._admit(submission))
+        except (IdempotencyConflict, RequestTooLarge) as error:
+            await self._write(self._rules.topics.results, unkept_record(submission.request, error))
+            return "refused"
+
+    async def _take_native(self, native: Native, size: int) -> str:
+        try:
+            tells_tokens = native.tells_tokens
+            submission = await self._persist(lambda: self._checked(native, size))
+            accepted = await self._admit(submission)
+        except RequestError as error:
+            await self._write(self._rules.topics.results, refused_record(native, error))
+            return "refused"
+        if tells_tokens:
+            await self._persist(lambda: self._outbox.ask(accepted.job_id))
+        return _outcome(accepted)
+
+    async def _checked(self, native: Native, size: int) -> Submission:
+        arguments = {"now_ms": self._now_ms(), "longest_ms": self._rules.longest_ms}
+        if size < OFF_LOOP_BYTES:
+            return submission_of(native, self._prompters, **arguments)
+        return await asyncio.to_thread(submission_of, native, self._prompters, **arguments)
+
+    async def _bury(self, record: LogRecord, reason: str) -> str:
+        logger.warning("record %s goes to the dead letters: %s", record.place, reason)
+        try:
+            await self._write(self._rules.topics.dead_letter, dead_letter(record, reason))
+        except RequestTooLarge:
+            await self._write(self._rules.topics.dead_letter, dead_letter(record, reason, whole=False))
+        return "dead letter"
+
+    async def _write(self, topic: str, out: Outgoing) -> None:
+        await self._persist(lambda: self._sink.append(topic, out.key, out.value, out.headers))
+
+    async def _admit(self, submission: Submission) -> Accepted:
+        """Until there is room. A tenant that is full must not hold up the others: its records wait elsewhere."""
+        while True:
+            try:
+                return await self._persist(lambda: self._intake.admit(submission))
+            except TenantFull as error:
+                self._slots.release()
+                try:
+                    await asyncio.sleep(min(error.retry_after, LONGEST_WAIT_S))
+                finally:
+                    await self._slots.acquire()
+            except QueueFull as error:
+                await asyncio.sleep(min(error.retry_after, LONGEST_WAIT_S))
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Through every outage of what `attempt` needs."""
+        while True:
+            try:
+                result = await attempt()
+            except (QueueUnavailable, LogUnavailable, ModelUnavailable) as error:
+                if type(error) not in self._told:
+                    logger.warning("records wait: %s", error)
+                    self._told.add(type(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._told.clear()
+                return result
+
+
+def _outcome(accepted: Accepted) -> str:
+    return "known" if accepted.replayed else "admitted"
+
+
+def _aged(submission: Submission, age_ms: int) -> Submission:
+    """It was promised a time to live from when it was accepted; one that has none left expires at once, and that is told."""
+    return replace(submission, ttl_ms=max(1, submission.ttl_ms - max(0, age_ms)))
