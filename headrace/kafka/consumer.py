@@ -195,7 +195,8 @@ class LogConsumer:
     def _lag(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
         """Fetches tell the end too, while the partition is not paused; not every broker counts right when it is asked for ends alone."""
         place = TopicPartition(*one)
-        return max(0, end - consumer.position(place, timeout_ms=ANSWER_MS), (consumer.highwater(place) or 0) - consumer.position(place))
+        position: int = consumer.position(place, timeout_ms=ANSWER_MS)
+        return max(0, end - position, (consumer.highwater(place) or 0) - position)
 
     def _hold_back(self, consumer: KafkaConsumer) -> None:
         """Every time around, as a rebalance forgets what was paused."""
