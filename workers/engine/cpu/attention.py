@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.engine.attention import Batch, Heads, LayerKind, Rotation
 from workers.engine.cpu.compiled import THREADS, inlined, kernel, set_threads
-from workers.engine.cpu.numbers import power_of_2, put
+from workers.engine.cpu.numbers import LOG2E, power_of_2, put
 from workers.engine.cpu.tile import product
 from workers.engine.kv_cache import KvCache
 
@@ -24,7 +24,6 @@ _SPAN = 64
 """Keys, about, whose weights are computed at once."""
 _REGISTERS = 12
 """Sums that a tile of a product keeps."""
-_LOG2E = np.float32(1.4426950408889634)
 _LOWEST = np.float32(-1e30)
 _UNBOUNDED = 1 << 62
 """The window of a layer that has none."""
@@ -60,7 +59,7 @@ class CpuAttention:
     def __call__(self, layer: int, qkv: Any) -> Any:
         kind = self._layers[layer]
         cos, sin = self._rotations[kind.rotation]
-        scale = np.float32(kind.scale) * _LOG2E  # scores are powers of 2, not of e
+        scale = np.float32(kind.scale) * LOG2E  # scores are powers of 2, not of e
         window = _UNBOUNDED if kind.window is None else kind.window
         out = np.empty((len(qkv), self._heads.query * self._heads.dim), np.float32)
         self._kernel(

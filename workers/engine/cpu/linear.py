@@ -13,13 +13,13 @@ from torch import Tensor
 
 from workers.engine.cpu.compiled import THREADS, inlined, kernel, take_threads
 from workers.engine.cpu.numbers import INFINITY_BITS, NO_SIGN, float_of_bits
-from workers.engine.cpu.tile import product, product_int8
+from workers.engine.cpu.tile import LANES, product, product_int8
 
 # Tiles: with so many sums, 12 each, and what is multiplied, the 16 registers of AVX2 are full. 4 × 3 loads least for each product, but
 # weights in 8 bits need a register more to be widened.
-_FLOAT_ROWS, _FLOAT_VECTORS, _FLOAT_STRIP = 4, 3, 24
-_INT8_ROWS, _INT8_VECTORS, _INT8_STRIP = 6, 2, 16
-_LANES = 8
+_FLOAT_ROWS, _FLOAT_VECTORS = 4, 3
+_INT8_ROWS, _INT8_VECTORS = 6, 2
+_FLOAT_STRIP, _INT8_STRIP = _FLOAT_VECTORS * LANES, _INT8_VECTORS * LANES
 _TOGETHER = 96
 """Rows that meet a strip of weights, which is read from the first cache for each tile of them; the rows are read from the second."""
 _AT_LEAST = 150_000
@@ -94,13 +94,13 @@ def _float_product(x: Any, weight: Any, out: Any, most: Any) -> None:
             count = min(_TOGETHER, rows - first)
             a, b = x.ctypes.data + first * depth * 4, weight.ctypes.data + begin * depth * _FLOAT_STRIP * 4
             product(
-                _FLOAT_ROWS, _FLOAT_VECTORS, _LANES, False, count, depth, (min(end, whole) - begin) * _FLOAT_STRIP, a, depth * 4,
+                _FLOAT_ROWS, _FLOAT_VECTORS, LANES, False, count, depth, (min(end, whole) - begin) * _FLOAT_STRIP, a, depth * 4,
                 b, _FLOAT_STRIP * 4, depth * _FLOAT_STRIP * 4, out.ctypes.data + (first * width + begin * _FLOAT_STRIP) * 4, width * 4, 0,
             )  # fmt: skip
             if end > whole:
                 b = weight.ctypes.data + whole * depth * _FLOAT_STRIP * 4
                 product(
-                    _FLOAT_ROWS, _FLOAT_VECTORS, _LANES, False, count, depth, _FLOAT_STRIP, a, depth * 4, b, _FLOAT_STRIP * 4, 0,
+                    _FLOAT_ROWS, _FLOAT_VECTORS, LANES, False, count, depth, _FLOAT_STRIP, a, depth * 4, b, _FLOAT_STRIP * 4, 0,
                     rest.ctypes.data, _FLOAT_STRIP * 4, 0,
                 )  # fmt: skip
                 out[first : first + count, whole * _FLOAT_STRIP :] = rest[:count, : width - whole * _FLOAT_STRIP]

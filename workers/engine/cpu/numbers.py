@@ -16,6 +16,7 @@ from workers.engine.attention import GREATEST_HALF
 from workers.engine.cpu.compiled import inlined, intrinsic
 
 NO_SIGN = np.int32(0x7FFF_FFFF)
+LOG2E = np.float32(1.4426950408889634)
 INFINITY_BITS = np.int32(0x7F80_0000)
 """The bits of a NaN are greater, but for the sign."""
 

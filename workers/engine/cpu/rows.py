@@ -10,11 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from workers.engine.cpu.compiled import THREADS, inlined, kernel, take_threads
-from workers.engine.cpu.numbers import INFINITY_BITS, NO_SIGN, power_of_2
+from workers.engine.cpu.numbers import INFINITY_BITS, LOG2E, NO_SIGN, power_of_2
 
 _AT_LEAST = 16_384
 """Numbers for each thread."""
-_LOG2E = np.float32(1.4426950408889634)
 _GELU = np.float32(2 * 0.7978845608028654)
 _GELU_CUBE = np.float32(0.044715)
 
@@ -76,7 +75,7 @@ def _normalize(row: Any, weight: Any, eps: Any, out: Any) -> None:
 
 @inlined
 def _sigmoid(x: Any) -> Any:
-    return np.float32(1.0) / (np.float32(1.0) + power_of_2(-x * _LOG2E))
+    return np.float32(1.0) / (np.float32(1.0) + power_of_2(-x * LOG2E))
 
 
 @inlined

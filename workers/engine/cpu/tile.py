@@ -20,7 +20,7 @@ cgutils: Any = untyped_cgutils
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F16, _F32 = ir.HalfType(), ir.FloatType()
-_FLOAT_VECTOR = 8
+LANES = 8
 """Numbers: one register of AVX2. Where registers are shorter, LLVM takes two for it."""
 
 
@@ -82,33 +82,30 @@ def product_int8(
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         rows, pairs, columns, a, a_row, b, b_strip, c, c_row, a_scales, b_scales = arguments[2:]
-        code = _Code(builder, _FLOAT_VECTOR)
-        whole, shorts = ir.VectorType(_I32, _FLOAT_VECTOR), ir.VectorType(_I16, 2 * _FLOAT_VECTOR)
+        code = _Code(builder, LANES)
+        whole, shorts = ir.VectorType(_I32, LANES), ir.VectorType(_I16, 2 * LANES)
 
         def tile(count: int, strip: Any, first: Any) -> None:
             right, lefts = code.at(b, strip, b_strip), code.rows(code.at(a, first, a_row), a_row, count)
             sums = [[code.variable(whole) for _ in range(width)] for _ in range(count)]
-            code.each(sums, lambda _i, _j: whole([0] * _FLOAT_VECTOR))
+            code.each(sums, lambda _i, _j: whole([0] * LANES))
             with cgutils.for_range(builder, pairs) as loop:
-                place = code.at(right, loop.index, 2 * width * _FLOAT_VECTOR)
-                parts = [
-                    builder.sext(code.load(code.at(place, j, 2 * _FLOAT_VECTOR), ir.VectorType(_I8, 2 * _FLOAT_VECTOR)), shorts)
-                    for j in range(width)
-                ]
+                place = code.at(right, loop.index, 2 * width * LANES)
+                parts = [builder.sext(code.load(code.at(place, j, 2 * LANES), ir.VectorType(_I8, 2 * LANES)), shorts) for j in range(width)]
                 for left, line in zip(lefts, sums, strict=True):
                     pair = builder.bitcast(code.splat(code.load(code.at(left, loop.index, 4), _I32)), shorts)
                     for part, one in zip(parts, line, strict=True):
                         builder.store(builder.add(builder.load(one), code.sum_of_pairs(pair, part)), one)
-            out = code.at(code.at(c, first, c_row), strip, 4 * width * _FLOAT_VECTOR)
-            scales = code.at(b_scales, strip, 4 * width * _FLOAT_VECTOR)
+            out = code.at(code.at(c, first, c_row), strip, 4 * width * LANES)
+            scales = code.at(b_scales, strip, 4 * width * LANES)
             for i, line in enumerate(sums):
                 scale = code.splat(code.load(code.at(code.at(a_scales, first, 4), i, 4), _F32))
                 for j, one in enumerate(line):
                     number = builder.fmul(builder.sitofp(builder.load(one), code.floats), scale)
-                    number = builder.fmul(number, code.load(code.at(scales, j, 4 * _FLOAT_VECTOR), code.floats))
-                    code.store(number, code.at(code.at(out, i, c_row), j, 4 * _FLOAT_VECTOR))
+                    number = builder.fmul(number, code.load(code.at(scales, j, 4 * LANES), code.floats))
+                    code.store(number, code.at(code.at(out, i, c_row), j, 4 * LANES))
 
-        code.tiles(tile, columns=columns, strip=width * _FLOAT_VECTOR, rows=rows, most=rows_at_once)
+        code.tiles(tile, columns=columns, strip=width * LANES, rows=rows, most=rows_at_once)
         return _context.get_dummy_value()
 
     numbers = [types.intp] * 11
