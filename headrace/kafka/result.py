@@ -15,7 +15,7 @@ import orjson
 
 from headrace.cursor import MAX_GENERATION
 from headrace.errors import RequestError
-from headrace.kafka.log_record import LogRecord
+from headrace.kafka.log_record import UNREADABLE, LogRecord
 from headrace.kafka.native import AUTHORIZATION, Native
 from headrace.ports import Job, LogEntry
 from headrace.request import Request
@@ -109,7 +109,7 @@ def tokens_record(job_id: str, client_id: str, entry: LogEntry) -> Outgoing:
 def dead_letter(record: LogRecord, reason: str, *, whole: bool = True) -> Outgoing:
     """The record as it came, but for the API key that it may hold: who may read dead letters must not be able to pass for their senders.
     Not `whole`: without its value and headers, which are too large with what is added."""
-    kept = tuple((name, value or b"") for name, value in record.headers if name.lower() != AUTHORIZATION)
+    kept = tuple((name, value or b"") for name, value in record.headers if name.lower() != AUTHORIZATION and name != UNREADABLE)
     told = (
         ("headrace-reason", reason.encode()),
         ("headrace-origin", record.place.encode()),

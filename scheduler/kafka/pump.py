@@ -98,6 +98,8 @@ class Pump:
     async def take(self, record: LogRecord) -> str:
         """Work on a record until it is done; in which way."""
         async with self._slots:
+            if (flaw := record.flaw) is not None:
+                return await self._bury(record, flaw)
             if record.partition.topic == self._rules.topics.accepted:
                 return await self._take_accepted(record)
             try:

@@ -11,14 +11,16 @@ import pytest
 
 from headrace.cursor import GENERATION_EPOCHS
 from headrace.embedded import EmbeddedValkey
+from headrace.kafka.log_record import LogRecord
 from headrace.kafka.record import encode_accepted
 from headrace.keys import key_line
 from headrace.queues.redis import RedisQueue
 from headrace.request import Lane
+from headrace.testing.bad_records import write_around_a_bad_name, write_undecodable
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite
-from headrace.testing.pump_site import MODEL, NativeClient, PumpSite
+from headrace.testing.pump_site import MODEL, NativeClient, PumpSite, native_value
 from headrace.testing.scripted_worker import PANGRAM, ScriptedWorker
 
 TEXT = "".join(PANGRAM)
@@ -82,6 +84,29 @@ async def test_garbage_does_not_block_the_partition(site: PumpSite, queue: Redis
         assert headers["headrace-reason"]
         assert (headers["headrace-origin"] or b"").startswith(site.topics.requests.encode())
         assert "authorization" not in headers
+
+
+async def test_records_that_no_client_can_decode_do_not_block_the_partition(site: PumpSite, queue: RedisQueue) -> None:
+    servers, topic = site.site.servers, site.topics.requests
+    write_around_a_bad_name(servers, topic, [native_value("before"), native_value("bad"), native_value("beside")], bad=1)
+    write_undecodable(servers, topic, 4)
+    write_around_a_bad_name(servers, topic, [native_value("after")], bad=-1)
+    async with site.pump(), working(queue):
+        found = await site.answered(["before", "beside", "after"])
+
+        async def all_dead() -> list[LogRecord]:
+            records = await site.records(site.topics.dead_letter)
+            return records if len(records) == 2 else []
+
+        named, undecodable = sorted(
+            await eventually(all_dead, pause=0.2), key=lambda record: dict(record.headers)["headrace-origin"] or b""
+        )
+    assert found.keys() == {"before", "beside", "after"}
+    assert named.value == native_value("bad")
+    assert dict(named.headers)["headrace-reason"] == b"The name of the header 'tr??ace' is not UTF-8."
+    assert dict(named.headers)["headrace-origin"] == f"{topic}/0@1".encode()
+    assert dict(undecodable.headers)["headrace-origin"] == f"{topic}/0@3".encode()
+    assert (dict(undecodable.headers)["headrace-reason"] or b"").startswith(b"The offsets 3 to 6 cannot be decoded: BadGzipFile")
 
 
 async def test_keys_are_asked_for_where_there_are_any(valkey: EmbeddedValkey, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue) -> None:
