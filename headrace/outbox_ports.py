@@ -37,6 +37,15 @@ class Asked:
     client_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class AskedPage:
+    """Whoever is asked for all the while from one cursor 0 to the next is on some page between them."""
+
+    jobs: list[Asked]
+    cursor: int
+    """Of the next page; 0 if that is the first one again."""
+
+
 class Outbox(Protocol):
     @property
     def shards(self) -> int: ...
@@ -57,8 +66,8 @@ class Outbox(Protocol):
         """The job's tokens are to be told. Asking again for what was told already has it told again."""
         ...
 
-    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int) -> list[Asked] | None:
-        """None while another owner relays."""
+    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int, cursor: int) -> AskedPage | None:
+        """About `limit` of them, from the `cursor` of the page before; None while another owner relays."""
         ...
 
     async def told(self, shard: int, positions: Sequence[tuple[str, LogPosition | None]]) -> None:

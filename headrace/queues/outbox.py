@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from headrace.cursor import LogPosition
 from headrace.ids import shard_of
-from headrace.outbox_ports import Asked, Ended
+from headrace.outbox_ports import Asked, AskedPage, Ended
 from headrace.queues.shards import Shards
 from headrace.request import Lane
 from headrace.wire.native_key import client_id_of
@@ -26,11 +26,12 @@ class RedisOutbox(Shards):
     async def ask(self, job_id: str) -> None:
         await self._call(shard_of(job_id), "ask", job_id)
 
-    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int) -> list[Asked] | None:
-        mine, *found = await self._call(shard, "asked", owner, lease_ms, limit)
+    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int, cursor: int) -> AskedPage | None:
+        mine, *page = await self._call(shard, "asked", owner, lease_ms, limit, cursor)
         if not mine:
             return None
-        return [Asked(job_id.decode(), _position(at.decode()), self._client_id(shard, key)) for job_id, at, key in found[0]]
+        jobs = [Asked(job_id.decode(), _position(at.decode()), self._client_id(shard, key)) for job_id, at, key in page[1]]
+        return AskedPage(jobs, int(page[0]))
 
     async def told(self, shard: int, positions: Sequence[tuple[str, LogPosition | None]]) -> None:
         flat = [part for job_id, position in positions for part in (job_id, "" if position is None else str(position))]

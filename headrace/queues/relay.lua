@@ -52,15 +52,21 @@ local function ask(K, A)
   return 1
 end
 
--- owner lease limit -> {1 if owner relays, {id, position, key}...}
+-- owner lease limit cursor -> {1 if owner relays, cursor of the next page, {id, position, key}...}   About so many; in pages, as of thousands
+-- only a few grow at a time.
 local function asked(K, A)
   local P, out = K[1], {}
   if not relays(P, A[1], A[2], now_ms()) then return {0} end
-  local found = redis.call('HGETALL', P .. 'asked')
-  for i = 1, math.min(#found, 2 * A[3]), 2 do
-    out[#out + 1] = {found[i], found[i + 1], redis.call('HGET', P .. 'job:' .. found[i], 'key') or ''}
+  local page, seen = redis.call('HSCAN', P .. 'asked', A[4], 'COUNT', A[3]), {}
+  local found = page[2]
+  for i = 1, #found, 2 do
+    -- A hash that shrinks meanwhile may show one twice.
+    if not seen[found[i]] then
+      seen[found[i]] = true
+      out[#out + 1] = {found[i], found[i + 1], redis.call('HGET', P .. 'job:' .. found[i], 'key') or ''}
+    end
   end
-  return {1, out}
+  return {1, page[1], out}
 end
 
 -- {id position}... -> 1   An empty position: all was told.
