@@ -25,6 +25,8 @@ class Ended:
     """What a native client calls it; None of a job that came by other ways."""
     has_key: bool
     """It was submitted under a key of its submitter's."""
+    traceparent: str | None
+    """The trace that its client has it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Outbox(Protocol):
 
     async def waiting(self, limit: int) -> int:
         """How many entries wait to be relayed; counts no further than `limit` in each shard."""
+        ...
+
+    async def trace(self, job_id: str, traceparent: str, ttl_ms: int) -> None:
+        """The end of the job, which lives for `ttl_ms` at most, is told with its trace. To be said before the job is admitted, or its end
+        may be told by then."""
         ...
 
     async def ask(self, job_id: str) -> None:

@@ -8,7 +8,7 @@ docs/schemas/kafka-result.json has the fields. `id` is the client's own, or the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ import orjson
 from headrace.cursor import MAX_GENERATION
 from headrace.errors import RequestError
 from headrace.kafka.log_record import UNREADABLE, LogRecord
-from headrace.kafka.native import AUTHORIZATION, Native
+from headrace.kafka.native import AUTHORIZATION, TRACEPARENT, Native
 from headrace.ports import Job, LogEntry
 from headrace.request import Request
 from headrace.state import State
@@ -41,14 +41,16 @@ class Outgoing:
     headers: Headers = ()
 
 
-def ended_record(job: Job, client_id: str | None, log: Sequence[LogEntry], spelling: Spelling | None) -> Outgoing:
+def ended_record(
+    job: Job, client_id: str | None, log: Sequence[LogEntry], spelling: Spelling | None, traceparent: str | None = None
+) -> Outgoing:
     """Of a job that has ended, from its whole log."""
     times = {"accepted_ms": job.accepted_ms, "started_ms": job.started_ms, "ended_ms": job.ended_ms}
     about = {"id": client_id or job.request.id, "job_id": job.request.id, "tenant": job.request.tenant, "state": job.state.value}
     if job.state is not State.DONE:
         error = ended_error(job.state, job.reason)
-        return _outgoing(about, OUTCOMES[job.state].status, None, error, times)
-    return _outgoing(about, 200, whole_answer(job.request, log, spelling), None, times)
+        return _traced(_outgoing(about, OUTCOMES[job.state].status, None, error, times), traceparent)
+    return _traced(_outgoing(about, 200, whole_answer(job.request, log, spelling), None, times), traceparent)
 
 
 def without_answer(result: Outgoing) -> Outgoing:
@@ -61,7 +63,8 @@ def without_answer(result: Outgoing) -> Outgoing:
 
 def refused_record(native: Native, error: RequestError) -> Outgoing:
     """Of a native request that cannot be run."""
-    return _refused({"id": native.client_id, "job_id": native.job_id, "tenant": native.tenant, "state": REFUSED}, error)
+    about = {"id": native.client_id, "job_id": native.job_id, "tenant": native.tenant, "state": REFUSED}
+    return _traced(_refused(about, error), native.traceparent)
 
 
 def unkept_record(request: Request, error: RequestError) -> Outgoing:
@@ -116,6 +119,10 @@ def dead_letter(record: LogRecord, reason: str, *, whole: bool = True) -> Outgoi
         ("headrace-key", record.key or b""),
     )
     return Outgoing(record.place.encode(), record.value or b"", (*kept, *told)) if whole else Outgoing(record.place.encode(), b"", told[:2])
+
+
+def _traced(result: Outgoing, traceparent: str | None) -> Outgoing:
+    return result if traceparent is None else replace(result, headers=(*result.headers, (TRACEPARENT, traceparent.encode())))
 
 
 def _outgoing(

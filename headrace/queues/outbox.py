@@ -23,6 +23,9 @@ class RedisOutbox(Shards):
     async def waiting(self, limit: int) -> int:
         return sum(await self._everywhere("unrelayed", limit))
 
+    async def trace(self, job_id: str, traceparent: str, ttl_ms: int) -> None:
+        await self._call(shard_of(job_id), "trace", job_id, traceparent, ttl_ms + self._limits.retention_ms)
+
     async def ask(self, job_id: str) -> None:
         await self._call(shard_of(job_id), "ask", job_id)
 
@@ -53,7 +56,7 @@ class RedisOutbox(Shards):
             calls.append(self._fcall(shard, "entomb", self._limits.retention_ms, *flat))
         return sum(await self._server.run(*calls))
 
-    def _ended(self, shard: int, entry: bytes, job_id: bytes, tenant: bytes, lane: bytes, key: bytes) -> Ended:
+    def _ended(self, shard: int, entry: bytes, job_id: bytes, tenant: bytes, lane: bytes, key: bytes, trace: bytes) -> Ended:
         return Ended(
             entry=entry.decode(),
             job_id=job_id.decode(),
@@ -61,6 +64,7 @@ class RedisOutbox(Shards):
             lane=Lane(lane.decode()) if lane else None,
             client_id=self._client_id(shard, key),
             has_key=bool(key),
+            traceparent=trace.decode() or None,
         )
 
     def _client_id(self, shard: int, key: bytes) -> str | None:

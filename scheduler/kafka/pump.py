@@ -123,6 +123,8 @@ class Pump:
         try:
             tells_tokens = native.tells_tokens
             submission = await self._persist(lambda: self._checked(native, size))
+            if (traceparent := native.traceparent) is not None:
+                await self._persist(lambda: self._outbox.trace(native.job_id, traceparent, submission.ttl_ms))
             accepted = await self._admit(submission)
         except RequestError as error:
             await self._write(self._rules.topics.results, refused_record(native, error))

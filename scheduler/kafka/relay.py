@@ -116,13 +116,13 @@ class Relay:
             jobs = await self._queue.get_many(tenant, [one.job_id for one in found if one.tenant == tenant])
             by_id |= {job.request.id: job for job in jobs if job is not None}
         logs = await self._queue.read_logs([(one.job_id, START) for one in found], _WHOLE_LOG)
-        whole = [(by_id.get(one.job_id), one.client_id, log) for one, log in zip(found, logs, strict=True)]
+        whole = [(by_id.get(one.job_id), one, log) for one, log in zip(found, logs, strict=True)]
         return await asyncio.to_thread(lambda: [self._record(*one) for one in whole])
 
-    def _record(self, job: Job | None, client_id: str | None, log: Sequence[LogEntry]) -> Outgoing | None:
+    def _record(self, job: Job | None, ended: Ended, log: Sequence[LogEntry]) -> Outgoing | None:
         if job is None or not log:
             return None
-        return ended_record(job, client_id, log, self._spelling(job.request))
+        return ended_record(job, ended.client_id, log, self._spelling(job.request), ended.traceparent)
 
     def _spelling(self, request: Request) -> Spelling | None:
         """None too where the model is served no more: an answer without its logprobs is better than none, and than none behind it."""

@@ -164,6 +164,23 @@ async def test_tokens_are_told_to_whoever_asks(site: PumpSite, queue: RedisQueue
     assert positions == sorted(set(positions))
 
 
+async def test_a_result_is_in_the_trace_of_its_request(site: PumpSite, queue: RedisQueue) -> None:
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with site.pump(), site.client() as client, working(queue):
+        await client.ask("traced", headers=[("traceparent", trace)])
+        await client.ask("refused", max_tokens=0, headers=[("Traceparent", trace)])
+        await client.ask("malformed", headers=[("traceparent", b"\xff-1")])
+        await client.ask("none")
+        await site.answered(["traced", "refused", "malformed", "none"])
+    headers = [dict(record.headers) for record in await site.records(site.topics.results) if record.key != b"generation"]
+    assert {one["id"]: one.get("traceparent") for one in headers} == {
+        b"traced": trace,
+        b"refused": trace,
+        b"malformed": None,
+        b"none": None,
+    }
+
+
 async def test_what_the_api_has_accepted_and_not_admitted_runs(site: PumpSite, queue: RedisQueue) -> None:
     submission = make_submission(make_request(model=MODEL, prompt_ids=(0, 1)), key="k")
     await queue.reserve(submission)
