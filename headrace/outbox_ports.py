@@ -25,6 +25,8 @@ class Ended:
     """What a native client calls it; None of a job that came by other ways."""
     has_key: bool
     """It was submitted under a key of its submitter's."""
+    traceparent: str | None
+    """The trace that its client has it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,15 @@ class Asked:
     position: LogPosition
     """Told up to here."""
     client_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPage:
+    """Whoever is asked for all the while from one cursor 0 to the next is on some page between them."""
+
+    jobs: list[Asked]
+    cursor: int
+    """Of the next page; 0 if that is the first one again."""
 
 
 class Outbox(Protocol):
@@ -53,12 +64,17 @@ class Outbox(Protocol):
         """How many entries wait to be relayed; counts no further than `limit` in each shard."""
         ...
 
+    async def trace(self, job_id: str, traceparent: str, ttl_ms: int) -> None:
+        """The end of the job, which lives for `ttl_ms` at most, is told with its trace. To be said before the job is admitted, or its end
+        may be told by then."""
+        ...
+
     async def ask(self, job_id: str) -> None:
         """The job's tokens are to be told. Asking again for what was told already has it told again."""
         ...
 
-    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int) -> list[Asked] | None:
-        """None while another owner relays."""
+    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int, cursor: int) -> AskedPage | None:
+        """About `limit` of them, from the `cursor` of the page before; None while another owner relays."""
         ...
 
     async def told(self, shard: int, positions: Sequence[tuple[str, LogPosition | None]]) -> None:

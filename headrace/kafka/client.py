@@ -5,6 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 from kafka.net.compat import KafkaNetClient
+from kafka.net.selector import NetworkSelector
+
+
+class _Selector(NetworkSelector):  # type: ignore[misc]
+    """Where a connection is given up in the making, by time or as its client is closed, the client leaves the socket to the garbage
+    collector; here it is closed."""
+
+    async def wait_write(self, waiting: Any, *given: Any, **options: Any) -> Any:
+        try:
+            return await super().wait_write(waiting, *given, **options)
+        except BaseException:  # that it is given up too: GeneratorExit
+            waiting.close()
+            raise
 
 
 def open_client(kind: Callable[..., Any], **options: Any) -> Any:
@@ -16,7 +29,7 @@ def open_client(kind: Callable[..., Any], **options: Any) -> Any:
     made: list[Any] = []
 
     def connections(**own: Any) -> Any:
-        made.append(KafkaNetClient(**own))
+        made.append(KafkaNetClient(net=_Selector(**own), **own))
         return made[-1]
 
     try:

@@ -19,7 +19,7 @@ from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetada
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
 
-from headrace.kafka.client import open_client
+from headrace.kafka.lenient import open_consumer
 from headrace.kafka.log_record import LogRecord
 from headrace.kafka.standing import Standing
 from headrace.kafka.window import Arrival, Partition, Water, Windows
@@ -120,11 +120,12 @@ class LogConsumer:
     # The thread's side
 
     def _run(self) -> None:
+        """Whatever is raised, reading begins anew: a thread that ended would look like a log that is empty."""
         told = False
         while not self._stop.is_set():
             try:
-                consumer = open_client(KafkaConsumer, **self._options)
-            except KafkaError as error:
+                consumer = open_consumer(**self._options)
+            except Exception as error:  # noqa: BLE001 - see above
                 if not told:
                     logger.warning("the log's broker is unreachable, trying on: %s", error)
                 told = True
@@ -134,7 +135,7 @@ class LogConsumer:
             try:
                 consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
                 self._serve(consumer)
-            except KafkaError as error:
+            except Exception as error:  # noqa: BLE001 - see above
                 logger.warning("reading the log begins anew: %s: %s", type(error).__name__, error)
                 self._stop.wait(RETRY_S)
             finally:
@@ -211,7 +212,7 @@ class LogConsumer:
     def _abandon(self, consumer: KafkaConsumer) -> None:
         try:
             consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
-        except KafkaError as error:
+        except Exception as error:  # noqa: BLE001 - it is given up, whatever it says to that
             logger.info("left the log without a word: %s", error)
         self._forget(self._windows.partitions)
         self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)

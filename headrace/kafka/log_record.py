@@ -5,6 +5,11 @@ from typing import Any, Self
 
 from headrace.kafka.window import Partition
 
+SUBSTITUTE = "\x1a"
+"""In a header's name: what is not UTF-8. Unicode's own sign for it."""
+UNREADABLE = f"{SUBSTITUTE}unreadable"
+"""The header of a record that could not be decoded; its value says why."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogRecord:
@@ -32,6 +37,16 @@ class LogRecord:
     def size(self) -> int:
         """Bytes it holds."""
         return len(self.key or b"") + len(self.value or b"") + sum(len(name) + len(value or b"") for name, value in self.headers)
+
+    @property
+    def flaw(self) -> str | None:
+        """Why it is none that anybody could mean, in words."""
+        for name, value in self.headers:
+            if name == UNREADABLE:
+                return (value or b"").decode()
+            if SUBSTITUTE in name:
+                return f"The name of the header {name.replace(SUBSTITUTE, '?')!r} is not UTF-8."
+        return None
 
     @property
     def place(self) -> str:

@@ -5,6 +5,7 @@
               priority: interactive | standard | batch
               deadline: Unix milliseconds at which it is of no use any more
               tokens: true                      to have its tokens told too
+              traceparent: …                    is a header of the result too
 
 Two ways out. A record that cannot be read, or whose sender is unknown, goes to the dead letters: nobody could be answered. One that can,
 but asks for what cannot be run, is answered with the error, as a line of a batch is.
@@ -31,9 +32,12 @@ from headrace.wire.problems import explain
 from headrace.wire.prompter import Prompters
 
 AUTHORIZATION, PRIORITY, DEADLINE, TOKENS = "authorization", "priority", "deadline", "tokens"
+TRACEPARENT = "traceparent"
 MAX_ID = 255
 
 _ID = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, as it says to read every version but ff; any other is to be ignored."""
 _MILLISECONDS = re.compile(r"[0-9]{1,15}")
 TenantOf = Callable[[str], str | None]
 """The tenant of an API key."""
@@ -69,6 +73,10 @@ class Native:
         if given not in ("true", "false"):
             raise InvalidRequest(f"The header 'tokens' must be true or false, got {given[:40]!r}.", param=TOKENS)
         return given == "true"
+
+    @property
+    def traceparent(self) -> str | None:
+        return self.headers.get(TRACEPARENT)
 
 
 def read_native(record: LogRecord, tenant_of: TenantOf | None, shards: int) -> Native:
@@ -135,6 +143,8 @@ def _headers(record: LogRecord) -> dict[str, str]:
                 headers[name.lower()] = (value or b"").decode("ascii")
             except UnicodeDecodeError:
                 raise DeadLetter(f"The header '{name.lower()}' must be ASCII.") from None
+        elif name.lower() == TRACEPARENT and _TRACEPARENT.fullmatch(value or b""):
+            headers[TRACEPARENT] = (value or b"").decode()
     return headers
 
 

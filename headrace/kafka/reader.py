@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from headrace.errors import LogUnavailable
-from headrace.kafka.client import open_client
+from headrace.kafka.lenient import open_consumer
 from headrace.kafka.log_record import LogRecord
 
 ANSWER_MS = 10_000
@@ -47,8 +47,7 @@ class _Reading:
         """Partitions whose end is as the first fetch of them told: not every broker counts right when it is asked for ends alone."""
 
     def open(self, options: Mapping[str, Any], topic: str, since_ms: int) -> None:
-        self._consumer = open_client(
-            KafkaConsumer,
+        self._consumer = open_consumer(
             **options,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

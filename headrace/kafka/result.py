@@ -8,15 +8,15 @@ docs/schemas/kafka-result.json has the fields. `id` is the client's own, or the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from headrace.cursor import MAX_GENERATION
 from headrace.errors import RequestError
-from headrace.kafka.log_record import LogRecord
-from headrace.kafka.native import AUTHORIZATION, Native
+from headrace.kafka.log_record import UNREADABLE, LogRecord
+from headrace.kafka.native import AUTHORIZATION, TRACEPARENT, Native
 from headrace.ports import Job, LogEntry
 from headrace.request import Request
 from headrace.state import State
@@ -41,14 +41,16 @@ class Outgoing:
     headers: Headers = ()
 
 
-def ended_record(job: Job, client_id: str | None, log: Sequence[LogEntry], spelling: Spelling | None) -> Outgoing:
+def ended_record(
+    job: Job, client_id: str | None, log: Sequence[LogEntry], spelling: Spelling | None, traceparent: str | None = None
+) -> Outgoing:
     """Of a job that has ended, from its whole log."""
     times = {"accepted_ms": job.accepted_ms, "started_ms": job.started_ms, "ended_ms": job.ended_ms}
     about = {"id": client_id or job.request.id, "job_id": job.request.id, "tenant": job.request.tenant, "state": job.state.value}
     if job.state is not State.DONE:
         error = ended_error(job.state, job.reason)
-        return _outgoing(about, OUTCOMES[job.state].status, None, error, times)
-    return _outgoing(about, 200, whole_answer(job.request, log, spelling), None, times)
+        return _traced(_outgoing(about, OUTCOMES[job.state].status, None, error, times), traceparent)
+    return _traced(_outgoing(about, 200, whole_answer(job.request, log, spelling), None, times), traceparent)
 
 
 def without_answer(result: Outgoing) -> Outgoing:
@@ -61,7 +63,8 @@ def without_answer(result: Outgoing) -> Outgoing:
 
 def refused_record(native: Native, error: RequestError) -> Outgoing:
     """Of a native request that cannot be run."""
-    return _refused({"id": native.client_id, "job_id": native.job_id, "tenant": native.tenant, "state": REFUSED}, error)
+    about = {"id": native.client_id, "job_id": native.job_id, "tenant": native.tenant, "state": REFUSED}
+    return _traced(_refused(about, error), native.traceparent)
 
 
 def unkept_record(request: Request, error: RequestError) -> Outgoing:
@@ -109,13 +112,17 @@ def tokens_record(job_id: str, client_id: str, entry: LogEntry) -> Outgoing:
 def dead_letter(record: LogRecord, reason: str, *, whole: bool = True) -> Outgoing:
     """The record as it came, but for the API key that it may hold: who may read dead letters must not be able to pass for their senders.
     Not `whole`: without its value and headers, which are too large with what is added."""
-    kept = tuple((name, value or b"") for name, value in record.headers if name.lower() != AUTHORIZATION)
+    kept = tuple((name, value or b"") for name, value in record.headers if name.lower() != AUTHORIZATION and name != UNREADABLE)
     told = (
         ("headrace-reason", reason.encode()),
         ("headrace-origin", record.place.encode()),
         ("headrace-key", record.key or b""),
     )
     return Outgoing(record.place.encode(), record.value or b"", (*kept, *told)) if whole else Outgoing(record.place.encode(), b"", told[:2])
+
+
+def _traced(result: Outgoing, traceparent: str | None) -> Outgoing:
+    return result if traceparent is None else replace(result, headers=(*result.headers, (TRACEPARENT, traceparent.encode())))
 
 
 def _outgoing(

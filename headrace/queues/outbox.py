@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from headrace.cursor import LogPosition
 from headrace.ids import shard_of
-from headrace.outbox_ports import Asked, Ended
+from headrace.outbox_ports import Asked, AskedPage, Ended
 from headrace.queues.shards import Shards
 from headrace.request import Lane
 from headrace.wire.native_key import client_id_of
@@ -23,14 +23,18 @@ class RedisOutbox(Shards):
     async def waiting(self, limit: int) -> int:
         return sum(await self._everywhere("unrelayed", limit))
 
+    async def trace(self, job_id: str, traceparent: str, ttl_ms: int) -> None:
+        await self._call(shard_of(job_id), "trace", job_id, traceparent, ttl_ms + self._limits.retention_ms)
+
     async def ask(self, job_id: str) -> None:
         await self._call(shard_of(job_id), "ask", job_id)
 
-    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int) -> list[Asked] | None:
-        mine, *found = await self._call(shard, "asked", owner, lease_ms, limit)
+    async def asked(self, shard: int, *, owner: str, lease_ms: int, limit: int, cursor: int) -> AskedPage | None:
+        mine, *page = await self._call(shard, "asked", owner, lease_ms, limit, cursor)
         if not mine:
             return None
-        return [Asked(job_id.decode(), _position(at.decode()), self._client_id(shard, key)) for job_id, at, key in found[0]]
+        jobs = [Asked(job_id.decode(), _position(at.decode()), self._client_id(shard, key)) for job_id, at, key in page[1]]
+        return AskedPage(jobs, int(page[0]))
 
     async def told(self, shard: int, positions: Sequence[tuple[str, LogPosition | None]]) -> None:
         flat = [part for job_id, position in positions for part in (job_id, "" if position is None else str(position))]
@@ -52,7 +56,7 @@ class RedisOutbox(Shards):
             calls.append(self._fcall(shard, "entomb", self._limits.retention_ms, *flat))
         return sum(await self._server.run(*calls))
 
-    def _ended(self, shard: int, entry: bytes, job_id: bytes, tenant: bytes, lane: bytes, key: bytes) -> Ended:
+    def _ended(self, shard: int, entry: bytes, job_id: bytes, tenant: bytes, lane: bytes, key: bytes, trace: bytes) -> Ended:
         return Ended(
             entry=entry.decode(),
             job_id=job_id.decode(),
@@ -60,6 +64,7 @@ class RedisOutbox(Shards):
             lane=Lane(lane.decode()) if lane else None,
             client_id=self._client_id(shard, key),
             has_key=bool(key),
+            traceparent=trace.decode() or None,
         )
 
     def _client_id(self, shard: int, key: bytes) -> str | None:

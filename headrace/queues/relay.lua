@@ -2,6 +2,7 @@
 --
 --   P relay    HASH    owner, until (ms): who relays now; at: the outbox entry up to which all is in the log
 --   P asked    HASH    id -> position in its log up to which its tokens are in the log, of jobs whose tokens somebody wants there
+--   P trace:<id>  STRING  the traceparent of a job that has one, for as long as its end may be told
 
 -- Whether `owner` relays from now on. Two at once would do no harm, only the same work.
 local function relays(P, owner, lease, t)
@@ -12,7 +13,7 @@ local function relays(P, owner, lease, t)
   return true
 end
 
--- owner lease limit -> {1 if owner relays, {entry, id, tenant, lane, key}...}   Lane and key are empty of a job that is gone.
+-- owner lease limit -> {1 if owner relays, {entry, id, tenant, lane, key, traceparent}...}   Lane and key are empty of a job that is gone.
 local function outbox(K, A)
   local P, out = K[1], {}
   if not relays(P, A[1], A[2], now_ms()) then return {0} end
@@ -20,7 +21,7 @@ local function outbox(K, A)
   for i, entry in ipairs(redis.call('XRANGE', P .. 'outbox', '(' .. at, '+', 'COUNT', A[3])) do
     local id, tenant = entry[2][2], entry[2][4]
     local f = redis.call('HMGET', P .. 'job:' .. id, 'lane', 'key')
-    out[i] = {entry[1], id, tenant, f[1] or '', f[2] or ''}
+    out[i] = {entry[1], id, tenant, f[1] or '', f[2] or '', redis.call('GET', P .. 'trace:' .. id) or ''}
   end
   return {1, out}
 end
@@ -46,21 +47,33 @@ local function unrelayed(K, A)
   return #redis.call('XRANGE', P .. 'outbox', '(' .. at, '+', 'COUNT', A[1])
 end
 
+-- id traceparent ms -> 1
+local function trace(K, A)
+  redis.call('SET', K[1] .. 'trace:' .. A[1], A[2], 'PX', A[3])
+  return 1
+end
+
 -- id -> 1
 local function ask(K, A)
   redis.call('HSETNX', K[1] .. 'asked', A[1], '0-0')
   return 1
 end
 
--- owner lease limit -> {1 if owner relays, {id, position, key}...}
+-- owner lease limit cursor -> {1 if owner relays, cursor of the next page, {id, position, key}...}   About so many; in pages, as of thousands
+-- only a few grow at a time.
 local function asked(K, A)
   local P, out = K[1], {}
   if not relays(P, A[1], A[2], now_ms()) then return {0} end
-  local found = redis.call('HGETALL', P .. 'asked')
-  for i = 1, math.min(#found, 2 * A[3]), 2 do
-    out[#out + 1] = {found[i], found[i + 1], redis.call('HGET', P .. 'job:' .. found[i], 'key') or ''}
+  local page, seen = redis.call('HSCAN', P .. 'asked', A[4], 'COUNT', A[3]), {}
+  local found = page[2]
+  for i = 1, #found, 2 do
+    -- A hash that shrinks meanwhile may show one twice.
+    if not seen[found[i]] then
+      seen[found[i]] = true
+      out[#out + 1] = {found[i], found[i + 1], redis.call('HGET', P .. 'job:' .. found[i], 'key') or ''}
+    end
   end
-  return {1, out}
+  return {1, page[1], out}
 end
 
 -- {id position}... -> 1   An empty position: all was told.
@@ -78,6 +91,7 @@ end
 register('outbox', outbox, 'allow-oom')
 register('relayed', relayed, 'allow-oom')
 register('unrelayed', unrelayed, 'no-writes')
+register('trace', trace)
 register('ask', ask, 'allow-oom')
 register('asked', asked, 'allow-oom')
 register('told', told, 'allow-oom')

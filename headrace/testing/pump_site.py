@@ -25,6 +25,12 @@ from headrace.testing.tiny_model import make_model
 MODEL = "tiny"
 
 
+def native_value(client_id: str, **body: Any) -> bytes:
+    """A chat of one message, but for what `body` says."""
+    whole = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12, **body}
+    return orjson.dumps({"id": client_id, "body": whole})
+
+
 class PumpSite:
     """The pump's surroundings. `environ`: further settings of its process."""
 
@@ -114,8 +120,7 @@ class NativeClient:
 
     async def ask(self, client_id: str, *, headers: Sequence[tuple[str, bytes]] = (), **body: Any) -> None:
         """A chat of one message, but for what `body` says."""
-        whole = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12, **body}
-        await self.write(orjson.dumps({"id": client_id, "body": whole}), headers=headers, key=client_id.encode())
+        await self.write(native_value(client_id, **body), headers=headers, key=client_id.encode())
 
     async def write(self, value: bytes | None, *, headers: Sequence[tuple[str, bytes]] = (), key: bytes | None = None) -> None:
         await self._log.append(self._topics.requests, key, value, headers)

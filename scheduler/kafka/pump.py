@@ -98,6 +98,8 @@ class Pump:
     async def take(self, record: LogRecord) -> str:
         """Work on a record until it is done; in which way."""
         async with self._slots:
+            if (flaw := record.flaw) is not None:
+                return await self._bury(record, flaw)
             if record.partition.topic == self._rules.topics.accepted:
                 return await self._take_accepted(record)
             try:
@@ -121,6 +123,8 @@ class Pump:
         try:
             tells_tokens = native.tells_tokens
             submission = await self._persist(lambda: self._checked(native, size))
+            if (traceparent := native.traceparent) is not None:
+                await self._persist(lambda: self._outbox.trace(native.job_id, traceparent, submission.ttl_ms))
             accepted = await self._admit(submission)
         except RequestError as error:
             await self._write(self._rules.topics.results, refused_record(native, error))

@@ -43,6 +43,10 @@ class Moved:
     """Of jobs that are gone, and of lines of batches, whose files have them."""
     tokens: int = 0
 
+    @property
+    def any(self) -> bool:
+        return bool(self.results or self.skipped or self.tokens)
+
     def __add__(self, other: "Moved") -> "Moved":
         return Moved(self.results + other.results, self.skipped + other.skipped, self.tokens + other.tokens)
 
@@ -68,6 +72,8 @@ class Relay:
         self._owner = owner
         self._moved = moved
         self._told = False
+        self._cursors: dict[int, int] = {}
+        """By shard, the page that is next of those who ask for tokens."""
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -76,7 +82,7 @@ class Relay:
                 moved = await self.look()
                 self._moved(moved)
                 self._told = False
-                pause = 0.0 if moved.results or moved.skipped or moved.tokens else LOOK_S
+                pause = 0.0 if moved.any or any(self._cursors.values()) else LOOK_S
             except (QueueUnavailable, LogUnavailable, ModelUnavailable) as error:
                 if not self._told:
                     logger.warning("results wait: %s", error)
@@ -110,13 +116,13 @@ class Relay:
             jobs = await self._queue.get_many(tenant, [one.job_id for one in found if one.tenant == tenant])
             by_id |= {job.request.id: job for job in jobs if job is not None}
         logs = await self._queue.read_logs([(one.job_id, START) for one in found], _WHOLE_LOG)
-        whole = [(by_id.get(one.job_id), one.client_id, log) for one, log in zip(found, logs, strict=True)]
+        whole = [(by_id.get(one.job_id), one, log) for one, log in zip(found, logs, strict=True)]
         return await asyncio.to_thread(lambda: [self._record(*one) for one in whole])
 
-    def _record(self, job: Job | None, client_id: str | None, log: Sequence[LogEntry]) -> Outgoing | None:
+    def _record(self, job: Job | None, ended: Ended, log: Sequence[LogEntry]) -> Outgoing | None:
         if job is None or not log:
             return None
-        return ended_record(job, client_id, log, self._spelling(job.request))
+        return ended_record(job, ended.client_id, log, self._spelling(job.request), ended.traceparent)
 
     def _spelling(self, request: Request) -> Spelling | None:
         """None too where the model is served no more: an answer without its logprobs is better than none, and than none behind it."""
@@ -127,9 +133,12 @@ class Relay:
             return None
 
     async def _relay_tokens(self, shard: int) -> Moved:
-        asked = await self._outbox.asked(shard, owner=self._owner, lease_ms=LEASE_MS, limit=_ASKED)
-        if not asked:
+        cursor = self._cursors.get(shard, 0)
+        page = await self._outbox.asked(shard, owner=self._owner, lease_ms=LEASE_MS, limit=_ASKED, cursor=cursor)
+        self._cursors[shard] = 0 if page is None else page.cursor
+        if page is None or not page.jobs:
             return Moved()
+        asked = page.jobs
         logs = await self._queue.read_logs([(one.job_id, one.position) for one in asked], _ENTRIES)
         states = await self._queue.states([one.job_id for one in asked])
         grown = [(one, log) for one, log in zip(asked, logs, strict=True) if log]

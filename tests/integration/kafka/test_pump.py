@@ -11,14 +11,16 @@ import pytest
 
 from headrace.cursor import GENERATION_EPOCHS
 from headrace.embedded import EmbeddedValkey
+from headrace.kafka.log_record import LogRecord
 from headrace.kafka.record import encode_accepted
 from headrace.keys import key_line
 from headrace.queues.redis import RedisQueue
 from headrace.request import Lane
+from headrace.testing.bad_records import write_around_a_bad_name, write_undecodable
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite
-from headrace.testing.pump_site import MODEL, NativeClient, PumpSite
+from headrace.testing.pump_site import MODEL, NativeClient, PumpSite, native_value
 from headrace.testing.scripted_worker import PANGRAM, ScriptedWorker
 
 TEXT = "".join(PANGRAM)
@@ -84,6 +86,29 @@ async def test_garbage_does_not_block_the_partition(site: PumpSite, queue: Redis
         assert "authorization" not in headers
 
 
+async def test_records_that_no_client_can_decode_do_not_block_the_partition(site: PumpSite, queue: RedisQueue) -> None:
+    servers, topic = site.site.servers, site.topics.requests
+    write_around_a_bad_name(servers, topic, [native_value("before"), native_value("bad"), native_value("beside")], bad=1)
+    write_undecodable(servers, topic, 4)
+    write_around_a_bad_name(servers, topic, [native_value("after")], bad=-1)
+    async with site.pump(), working(queue):
+        found = await site.answered(["before", "beside", "after"])
+
+        async def all_dead() -> list[LogRecord]:
+            records = await site.records(site.topics.dead_letter)
+            return records if len(records) == 2 else []
+
+        named, undecodable = sorted(
+            await eventually(all_dead, pause=0.2), key=lambda record: dict(record.headers)["headrace-origin"] or b""
+        )
+    assert found.keys() == {"before", "beside", "after"}
+    assert named.value == native_value("bad")
+    assert dict(named.headers)["headrace-reason"] == b"The name of the header 'tr??ace' is not UTF-8."
+    assert dict(named.headers)["headrace-origin"] == f"{topic}/0@1".encode()
+    assert dict(undecodable.headers)["headrace-origin"] == f"{topic}/0@3".encode()
+    assert (dict(undecodable.headers)["headrace-reason"] or b"").startswith(b"The offsets 3 to 6 cannot be decoded: BadGzipFile")
+
+
 async def test_keys_are_asked_for_where_there_are_any(valkey: EmbeddedValkey, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"{key_line('hr_alice', 'alice')}\n{key_line('hr_bob', 'bob')}\n")
@@ -137,6 +162,23 @@ async def test_tokens_are_told_to_whoever_asks(site: PumpSite, queue: RedisQueue
     assert "".join(record["text"] for record in records) == TEXT
     positions = [tuple(map(int, record["position"].split("-"))) for record in records]
     assert positions == sorted(set(positions))
+
+
+async def test_a_result_is_in_the_trace_of_its_request(site: PumpSite, queue: RedisQueue) -> None:
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with site.pump(), site.client() as client, working(queue):
+        await client.ask("traced", headers=[("traceparent", trace)])
+        await client.ask("refused", max_tokens=0, headers=[("Traceparent", trace)])
+        await client.ask("malformed", headers=[("traceparent", b"\xff-1")])
+        await client.ask("none")
+        await site.answered(["traced", "refused", "malformed", "none"])
+    headers = [dict(record.headers) for record in await site.records(site.topics.results) if record.key != b"generation"]
+    assert {one["id"]: one.get("traceparent") for one in headers} == {
+        b"traced": trace,
+        b"refused": trace,
+        b"malformed": None,
+        b"none": None,
+    }
 
 
 async def test_what_the_api_has_accepted_and_not_admitted_runs(site: PumpSite, queue: RedisQueue) -> None:
