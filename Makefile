@@ -25,6 +25,8 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --queue kafka tests/conformance \
+	    "tests/e2e/test_kill_anything.py::test_jobs_survive_the_death_of[all at once]"
 
 # Thousands of requests through kills, cuts and rolling restarts, and a check of all that happened: make chaos SEED=7 REQUESTS=3000
 chaos: setup

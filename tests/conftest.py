@@ -7,7 +7,15 @@ import pytest
 from redis import Redis
 
 from headrace.embedded import EmbeddedValkey
+from headrace.testing import queue_environ
+from headrace.testing.backend import Backend, Kind
 from headrace.testing.kafka import KafkaSite, given_servers, new_site, tansu
+from headrace.testing.kafka_bench import make_topics
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "what tests of the API stand on: a queue in memory, Redis, or Redis with Kafka in front, then for processes and trees too"
+    parser.addoption("--queue", choices=list(Kind), default=Kind.MEMORY, help=told)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +49,33 @@ def kafka_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def kafka(kafka_of_all: str) -> KafkaSite:
     """The same servers, with topics of the test's own, which it creates."""
     return new_site(kafka_of_all)
+
+
+@pytest.fixture(scope="session")
+def backend_of_all(request: pytest.FixtureRequest, valkey_of_all: EmbeddedValkey) -> Backend:
+    kind = Kind(request.config.getoption("--queue"))
+    if kind is not Kind.KAFKA:
+        return Backend(kind, valkey_of_all.url)
+    site = new_site(request.getfixturevalue("kafka_of_all"))
+    make_topics(site)
+    return Backend(kind, valkey_of_all.url, site)
+
+
+@pytest.fixture
+def backend(backend_of_all: Backend, valkey: EmbeddedValkey) -> Backend:
+    """What the option asks for, emptied."""
+    return backend_of_all
+
+
+@pytest.fixture(scope="session", autouse=True)
+def queue_of_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With Kafka asked for, every API and tree that tests start has it too."""
+    if Kind(request.config.getoption("--queue")) is not Kind.KAFKA:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(queue_environ.VARIABLE, f"kafka://{request.getfixturevalue('kafka_of_all')}")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from headrace.testing.eventually import eventually
+from headrace.testing.queue_environ import queue_environ
 from headrace.testing.tree import free_port
 
 
@@ -26,6 +27,7 @@ class ApiProcess:
             "HEADRACE_FILES_DIR": str(model.with_name("files")),
             "HEADRACE_PORT": str(port),
             "HEADRACE_SHUTDOWN_S": "2",
+            **queue_environ(model),
             **environ,
         }
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from headrace.testing.queue_environ import queue_environ
+
 READY_WITHIN_S = 150.0
 POLL_S = 0.05
 ENGINE = ("workers", "engine")
@@ -90,7 +92,7 @@ def running_tree(data_dir: Path, environ: Mapping[str, str] | None = None, *, po
     test's own kill -9."""
     port = port or free_port()
     command = [sys.executable, "-m", "headrace", "up", "--port", str(port), "--data-dir", str(data_dir)]
-    started = subprocess.Popen(command, env={**os.environ, **(environ or {})}, stdin=subprocess.DEVNULL)
+    started = subprocess.Popen(command, env={**os.environ, **queue_environ(data_dir), **(environ or {})}, stdin=subprocess.DEVNULL)
     tree = Tree(psutil.Process(started.pid), f"http://127.0.0.1:{port}", data_dir)
     try:
         tree.wait_until_ready()

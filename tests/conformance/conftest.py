@@ -9,8 +9,9 @@ from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
 from headrace.testing.listening import listening
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
@@ -22,8 +23,9 @@ MODEL = "test-model"
 
 
 @pytest.fixture
-def queue() -> MemoryQueue:
-    return MemoryQueue()
+async def queue(backend: Backend) -> AsyncIterator[Queue]:
+    async with backend.open() as queue:
+        yield queue
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def work(registries: Registries) -> BatchWork:
 
 
 @pytest.fixture
-async def server(queue: MemoryQueue, archive: Archive, files_dir: Path) -> Server:
+async def server(queue: Queue, archive: Archive, files_dir: Path) -> Server:
     settings = Settings(port=0, model=MODEL, files_dir=files_dir, max_file_bytes=1_000_000, ping_s=0.02, shutdown_s=2)
     catalog = Catalog({MODEL: WordPrompter})
     await catalog.load()
@@ -75,6 +77,6 @@ async def pace() -> Pace:
 
 
 @pytest.fixture(autouse=True)
-async def worker(queue: MemoryQueue, pace: Pace) -> AsyncIterator[ScriptedWorker]:
+async def worker(queue: Queue, pace: Pace) -> AsyncIterator[ScriptedWorker]:
     async with ScriptedWorker(queue, model=MODEL, pace=pace).run() as worker:
         yield worker

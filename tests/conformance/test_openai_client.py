@@ -10,8 +10,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from headrace.state import State
+from headrace.testing.bench import Queue
 from headrace.testing.eventually import eventually
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from producer_api.server import Server
 
@@ -143,7 +143,7 @@ async def test_a_conflict_is_not_retried(client: AsyncOpenAI) -> None:
     assert await counted_requests(client) == before + 1
 
 
-async def test_a_replay_is_the_same_answer(client: AsyncOpenAI, queue: MemoryQueue) -> None:
+async def test_a_replay_is_the_same_answer(client: AsyncOpenAI, queue: Queue) -> None:
     headers = {"Idempotency-Key": "k"}
     first = await client.chat.completions.create(model=MODEL, messages=HI, extra_headers=headers)
     raw = await client.chat.completions.with_raw_response.create(model=MODEL, messages=HI, extra_headers=headers)
@@ -169,7 +169,7 @@ async def test_a_stream_survives_silence(client: AsyncOpenAI, pace: Pace) -> Non
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_an_unfinished_answer_raises(client: AsyncOpenAI, queue: MemoryQueue, server: Server, pace: Pace, cancelled: bool) -> None:
+async def test_an_unfinished_answer_raises(client: AsyncOpenAI, queue: Queue, server: Server, pace: Pace, cancelled: bool) -> None:
     """Cut text must never look like an answer: not when the server stops, nor when the job is stopped."""
     pace.hold()
     stream = await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
@@ -188,7 +188,7 @@ async def test_an_unfinished_answer_raises(client: AsyncOpenAI, queue: MemoryQue
 
 class TestFailures:
     @pytest.fixture(autouse=True)
-    async def worker(self, queue: MemoryQueue) -> AsyncIterator[ScriptedWorker]:
+    async def worker(self, queue: Queue) -> AsyncIterator[ScriptedWorker]:
         script = Script(("The",), end=State.FAILED, reason="the prompt never fits")
         async with ScriptedWorker(queue, model=MODEL, script=lambda _: script).run() as worker:
             yield worker
@@ -207,7 +207,7 @@ class TestFailures:
             await anext(stream)
 
 
-async def test_a_cancelled_call_is_not_retried(client: AsyncOpenAI, queue: MemoryQueue, pace: Pace) -> None:
+async def test_a_cancelled_call_is_not_retried(client: AsyncOpenAI, queue: Queue, pace: Pace) -> None:
     pace.hold()
     calling = asyncio.ensure_future(client.chat.completions.create(model=MODEL, messages=HI))
     [job] = await eventually(lambda: queue.list_jobs("default", after=None, limit=9))

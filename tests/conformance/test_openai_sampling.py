@@ -5,7 +5,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from headrace.testing.queue.memory import MemoryQueue
+from headrace.testing.bench import Queue
 from headrace.testing.scripted_worker import PANGRAM
 
 MODEL = "test-model"
@@ -102,7 +102,7 @@ async def test_an_echo_of_the_text_alone(client: AsyncOpenAI, stream: bool) -> N
         assert all(choice.logprobs is None for choice in own)
 
 
-async def test_biases_and_penalties_reach_the_queue(client: AsyncOpenAI, queue: MemoryQueue) -> None:
+async def test_biases_and_penalties_reach_the_queue(client: AsyncOpenAI, queue: Queue) -> None:
     extra = {"min_p": 0.1, "repetition_penalty": 1.2, "stop_token_ids": [5], "min_tokens": 2, "top_k": 4}
     answer = await client.chat.completions.create(
         model=MODEL, messages=HI, logit_bias={"50": -100, "7": 3}, presence_penalty=0.5, frequency_penalty=-0.5, extra_body=extra

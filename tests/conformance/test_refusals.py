@@ -1,6 +1,7 @@
 """The official client at a bound: it understands the refusal, waits as long as it is told, and comes back."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -8,19 +9,21 @@ import pytest
 from openai import AsyncOpenAI
 
 from headrace.queues.rules import QueueLimits
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
 from headrace.testing.eventually import eventually
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace
 
 HI: Any = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture
-def queue() -> MemoryQueue:
-    return MemoryQueue(limits=QueueLimits(max_tenant_jobs=1))
+async def queue(backend: Backend) -> AsyncIterator[Queue]:
+    async with backend.open(limits=QueueLimits(max_tenant_jobs=1)) as queue:
+        yield queue
 
 
-async def test_it_comes_back_when_it_was_told_to(client: AsyncOpenAI, queue: MemoryQueue, pace: Pace) -> None:
+async def test_it_comes_back_when_it_was_told_to(client: AsyncOpenAI, queue: Queue, pace: Pace) -> None:
     async def ask() -> str | None:
         answer = await client.chat.completions.create(model="test-model", messages=HI)
         return answer.choices[0].message.content

@@ -9,8 +9,10 @@ from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
+from headrace.testing.builders import ManualClock
 from headrace.testing.listening import listening
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
@@ -34,8 +36,15 @@ def settings(files_dir: Path) -> Settings:
 
 
 @pytest.fixture
-def queue() -> MemoryQueue:
-    return MemoryQueue()
+def clock(backend: Backend) -> ManualClock:
+    """For a queue whose time does not pass by itself."""
+    return backend.clock()
+
+
+@pytest.fixture
+async def queue(backend: Backend) -> AsyncIterator[Queue]:
+    async with backend.open() as queue:
+        yield queue
 
 
 @pytest.fixture
@@ -56,7 +65,7 @@ def work(registries: Registries) -> BatchWork:
 
 
 @pytest.fixture
-async def server(queue: MemoryQueue, archive: Archive, settings: Settings) -> Server:
+async def server(queue: Queue, archive: Archive, settings: Settings) -> Server:
     catalog = Catalog({MODEL: WordPrompter})
     await catalog.load()
     return Server(create_app(queue, archive, catalog, settings), settings)
@@ -80,14 +89,14 @@ async def pace() -> Pace:
 
 
 @pytest.fixture
-async def worker(queue: MemoryQueue) -> AsyncIterator[ScriptedWorker]:
+async def worker(queue: Queue) -> AsyncIterator[ScriptedWorker]:
     """Answers at once."""
     async with ScriptedWorker(queue, model=MODEL).run() as worker:
         yield worker
 
 
 @pytest.fixture
-async def slow_worker(queue: MemoryQueue, pace: Pace) -> AsyncIterator[ScriptedWorker]:
+async def slow_worker(queue: Queue, pace: Pace) -> AsyncIterator[ScriptedWorker]:
     """Answers as fast as `pace` allows."""
     async with ScriptedWorker(queue, model=MODEL, pace=pace).run() as worker:
         yield worker

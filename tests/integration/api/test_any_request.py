@@ -16,10 +16,10 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import content_type_conformance, negative_data_rejection, not_a_server_error, status_code_conformance
 from schemathesis.core.result import Ok
 
-from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.registries.connect import connect
 from headrace.settings import Settings
+from headrace.testing.backend import Backend
 from headrace.testing.listening import listening
 from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scale import FULL_SIZE
@@ -64,11 +64,11 @@ CHECKS = {GenerationMode.POSITIVE: ALWAYS, GenerationMode.NEGATIVE: [*ALWAYS, ne
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[str]:
+async def serving(settings: Settings, backend: Backend) -> AsyncIterator[str]:
     """Where an API listens whose worker answers everything at once."""
-    queue, catalog = MemoryQueue(), Catalog({MODEL: WordPrompter})
+    catalog = Catalog({MODEL: WordPrompter})
     await catalog.load()
-    async with connect(settings) as registries:
+    async with connect(settings) as registries, backend.open() as queue:
         archive = Archive(registries.files, registries.batches, FolderBlobs(settings.files_dir))
         async with (
             listening(Server(create_app(queue, archive, catalog, settings), settings)) as url,
@@ -78,9 +78,9 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url(valkey_of_all: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = SETTINGS.model_copy(update={"redis_url": valkey_of_all.url, "files_dir": tmp_path_factory.mktemp("files")})
-    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(serving(settings)) as url:
+def url(backend_of_all: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = SETTINGS.model_copy(update={"redis_url": backend_of_all.url, "files_dir": tmp_path_factory.mktemp("files")})
+    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(serving(settings, backend_of_all)) as url:
         yield url
 
 

@@ -14,11 +14,12 @@ import pytest
 from headrace.client import DONE, Event, follow_job, lines_of, parse_events, stream_chat
 from headrace.queues.rules import QueueLimits
 from headrace.settings import Settings
+from headrace.testing.backend import Backend, ended
+from headrace.testing.bench import Queue
 from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
 from headrace.testing.proxy import Proxy, proxy_to
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scale import FULL_SIZE
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from headrace.testing.words import WordPrompter
@@ -67,14 +68,14 @@ async def submit(http: httpx.AsyncClient) -> str:
 
 
 @asynccontextmanager
-async def working(queue: MemoryQueue, pieces: tuple[str, ...]) -> AsyncIterator[None]:
+async def working(queue: Queue, pieces: tuple[str, ...]) -> AsyncIterator[None]:
     async with ScriptedWorker(queue, model=MODEL, script=lambda _: Script((*pieces, ""))).run():
         yield
 
 
 class TestCuts:
     @pytest.fixture(autouse=True)
-    async def worker(self, queue: MemoryQueue) -> AsyncIterator[None]:
+    async def worker(self, queue: Queue) -> AsyncIterator[None]:
         async with working(queue, ODD):
             yield
 
@@ -97,13 +98,13 @@ class TestCuts:
         whole = await asyncio.to_thread(cut_everywhere)
         assert len((await http.get(f"/v1/jobs/{job_id}/events")).content) <= whole
 
-    async def test_behind_many_a_byte_of_an_answer(self, queue: MemoryQueue, proxy: Proxy) -> None:
+    async def test_behind_many_a_byte_of_an_answer(self, queue: Queue, proxy: Proxy) -> None:
         places = range(1, 1_000, 31)
         for place in places:
             proxy.cut_after.append(place)
             assert await read(proxy.url, lambda client: stream_chat(client, BODY)) == "".join(ODD)
         assert proxy.accepted == 2 * len(places)
-        assert len(queue.outbox) == len(places), "a call that was cut made no second job"
+        assert await ended(queue) == len(places), "a call that was cut made no second job"
 
     async def test_every_connection_again_and_again(self, http: httpx.AsyncClient, proxy: Proxy) -> None:
         job_id = await submit(http)
@@ -123,21 +124,21 @@ class TestWires:
         proxy.throttle = 5_000
         assert await read(proxy.url, lambda client: stream_chat(client, BODY)) == SENTENCE
 
-    async def test_one_that_loses_replies(self, proxy: Proxy, queue: MemoryQueue) -> None:
+    async def test_one_that_loses_replies(self, proxy: Proxy, queue: Queue) -> None:
         proxy.drop_replies = True
         reading = asyncio.create_task(read(proxy.url, lambda client: stream_chat(client, BODY)))
         await eventually(lambda: _true(proxy.dropped >= 3))
         proxy.drop_replies = False
         assert await reading == SENTENCE
-        assert len(queue.outbox) == 1
+        assert await ended(queue) == 1
 
-    async def test_one_that_is_dead_and_does_not_say_so(self, proxy: Proxy, queue: MemoryQueue) -> None:
+    async def test_one_that_is_dead_and_does_not_say_so(self, proxy: Proxy, queue: Queue) -> None:
         proxy.silent = True
         reading = asyncio.create_task(read(proxy.url, lambda client: stream_chat(client, BODY), patience_s=0.2))
         await eventually(lambda: _true(proxy.accepted >= 3))
         proxy.silent = False
         assert await reading == SENTENCE
-        assert len(queue.outbox) == 1
+        assert await ended(queue) == 1
 
 
 async def _true(value: bool) -> bool:
@@ -173,7 +174,7 @@ async def test_two_clients_of_one_stream_see_it_each_from_his_place(http: httpx.
 
 
 @asynccontextmanager
-async def replica(queue: MemoryQueue, archive: Archive, settings: Settings) -> AsyncIterator[Server]:
+async def replica(queue: Queue, archive: Archive, settings: Settings) -> AsyncIterator[Server]:
     catalog = Catalog({MODEL: WordPrompter})
     await catalog.load()
     yield Server(create_app(queue, archive, catalog, settings), settings)
@@ -181,7 +182,7 @@ async def replica(queue: MemoryQueue, archive: Archive, settings: Settings) -> A
 
 @pytest.mark.usefixtures("slow_worker")
 async def test_a_stream_goes_on_at_another_replica(
-    proxy: Proxy, server: Server, queue: MemoryQueue, archive: Archive, settings: Settings, pace: Pace
+    proxy: Proxy, server: Server, queue: Queue, archive: Archive, settings: Settings, pace: Pace
 ) -> None:
     """The first one is stopped in the middle of it; the client knows one address, behind which the other one is."""
     texts: list[str] = []
@@ -206,17 +207,14 @@ async def test_a_stream_goes_on_at_another_replica(
 
 class TestCursors:
     @pytest.fixture
-    def clock(self) -> ManualClock:
-        return ManualClock()
+    async def queue(self, backend: Backend, clock: ManualClock) -> AsyncIterator[Queue]:
+        async with backend.open(clock=clock, limits=QueueLimits(retention_ms=1_000)) as queue:
+            yield queue
 
-    @pytest.fixture
-    def queue(self, clock: ManualClock) -> MemoryQueue:
-        return MemoryQueue(clock=clock, limits=QueueLimits(retention_ms=1_000))
-
-    async def test_each_wrong_one_has_its_answer(self, http: httpx.AsyncClient, queue: MemoryQueue, clock: ManualClock) -> None:
+    async def test_each_wrong_one_has_its_answer(self, http: httpx.AsyncClient, queue: Queue, clock: ManualClock) -> None:
         async with working(queue, PANGRAM):
             job_id = await submit(http)
-            await eventually(lambda: _true(len(queue.outbox) == 1))
+            await eventually(lambda: ended(queue))
 
         async def answer(cursor: str, job: str = job_id) -> tuple[int, int, str]:
             by_header = await http.get(f"/v1/jobs/{job}/events", headers={"last-event-id": cursor})
@@ -240,12 +238,12 @@ class TestSlowReaders:
     CAP = 65_536 + 256 * (1_000 + 400)
 
     async def test_they_are_closed_and_may_come_back(
-        self, url: str, http: httpx.AsyncClient, server: Server, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch
+        self, url: str, http: httpx.AsyncClient, server: Server, queue: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("producer_api.timed_stream.SEND_TIMEOUT_S", 1.0)
         async with working(queue, (self.PIECE,) * self.TOKENS):
             job_id = await submit(http)
-            await eventually(lambda: _true(len(queue.outbox) == 1))
+            await eventually(lambda: ended(queue), within=60)
         readers = [await self.open_stalled(url, job_id) for _ in range(self.COUNT)]
         held: list[int] = []
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from headrace.testing.queue.memory import MemoryQueue
+from headrace.testing.bench import Queue
 
 MODEL = "test-model"
 CHAT, COMPLETIONS, JOBS = "/v1/chat/completions", "/v1/completions", "/v1/jobs"
@@ -74,9 +74,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "path", "status", "code", "param"), BAD)
-async def test_bad_bodies(
-    http: httpx.AsyncClient, queue: MemoryQueue, body: bytes, path: str, status: int, code: str, param: str | None
-) -> None:
+async def test_bad_bodies(http: httpx.AsyncClient, queue: Queue, body: bytes, path: str, status: int, code: str, param: str | None) -> None:
     response = await http.post(path, content=body, headers={"content-type": "application/json"})
     await refused(response, queue, status, code, param)
 
@@ -95,13 +93,13 @@ async def test_bad_bodies(
     ],
 )
 async def test_bad_headers(
-    http: httpx.AsyncClient, queue: MemoryQueue, headers: dict[str, str], status: int, code: str, param: str | None
+    http: httpx.AsyncClient, queue: Queue, headers: dict[str, str], status: int, code: str, param: str | None
 ) -> None:
     response = await http.post(JOBS, content=chat(), headers={"content-type": "application/json"} | headers)
     await refused(response, queue, status, code, param)
 
 
-async def refused(response: httpx.Response, queue: MemoryQueue, status: int, code: str, param: str | None) -> None:
+async def refused(response: httpx.Response, queue: Queue, status: int, code: str, param: str | None) -> None:
     assert response.status_code == status, response.text
     assert response.json().keys() == {"error"}
     error = response.json()["error"]
@@ -131,7 +129,7 @@ async def refused(response: httpx.Response, queue: MemoryQueue, status: int, cod
         ("GET", f"/v1/jobs?after={'0' * 31}", 404, "job_not_found", None),
     ],
 )
-async def test_bad_urls(http: httpx.AsyncClient, queue: MemoryQueue, method: str, path: str, status: int, code: str, param: str) -> None:
+async def test_bad_urls(http: httpx.AsyncClient, queue: Queue, method: str, path: str, status: int, code: str, param: str) -> None:
     await refused(await http.request(method, path), queue, status, code, param)
 
 

@@ -15,6 +15,8 @@ import pytest
 from headrace.cursor import LogPosition
 from headrace.ports import Job, LogEntry
 from headrace.settings import Settings
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
 from headrace.testing.eventually import eventually
 from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace, Script, ScriptedWorker
@@ -34,7 +36,7 @@ class FaultyQueue(MemoryQueue):
 
 class TestFaults:
     @pytest.fixture
-    def queue(self) -> MemoryQueue:
+    def queue(self) -> Queue:
         return FaultyQueue()
 
     async def test_an_unforeseen_error_is_logged_and_told_without_detail(
@@ -76,7 +78,7 @@ async def test_a_caller_who_leaves_in_mid_body_is_no_fault_of_ours(
 
 @pytest.mark.usefixtures("slow_worker")
 async def test_shutdown_cuts_streams_and_answers_waiting_calls(
-    http: httpx.AsyncClient, server: Server, queue: MemoryQueue, pace: Pace, caplog: pytest.LogCaptureFixture
+    http: httpx.AsyncClient, server: Server, queue: Queue, pace: Pace, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def stream() -> None:
         async with http.stream("POST", CHAT, json=BODY | {"stream": True}) as response:
@@ -124,11 +126,13 @@ class TestPings:
             rest = [line async for line in lines]
         assert "data: [DONE]" in rest
 
-    async def test_a_job_that_is_lost_with_its_store_does_not_ping_for_ever(self, http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+    async def test_a_job_that_is_lost_with_its_store_does_not_ping_for_ever(
+        self, http: httpx.AsyncClient, queue: Queue, backend: Backend
+    ) -> None:
         async with http.stream("POST", CHAT, json=BODY | {"stream": True}) as response:
             lines = response.aiter_lines()
             await anext(lines)
-            queue._jobs.clear()
+            backend.lose_everything(queue)
             with pytest.raises(httpx.RemoteProtocolError):
                 async for _ in lines:
                     pass
@@ -140,13 +144,13 @@ class TestStalledClient:
     PIECES = tuple(str(n) * 20_000 for n in range(500))
 
     @pytest.fixture
-    async def flood(self, queue: MemoryQueue) -> AsyncIterator[None]:
+    async def flood(self, queue: Queue) -> AsyncIterator[None]:
         async with ScriptedWorker(queue, model="test-model", script=lambda _: Script(self.PIECES)).run():
             yield
 
     @pytest.mark.usefixtures("flood")
     async def test_it_is_cut_in_the_end_and_may_come_back(
-        self, url: str, http: httpx.AsyncClient, queue: MemoryQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, url: str, http: httpx.AsyncClient, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr("producer_api.timed_stream.SEND_TIMEOUT_S", 0.3)
         body = json.dumps(BODY | {"stream": True, "max_tokens": 1_000}).encode()

@@ -9,8 +9,8 @@ from headrace.client import Event, parse_events
 from headrace.ports import Job
 from headrace.request import Endpoint, Lane
 from headrace.state import State
+from headrace.testing.bench import Queue
 from headrace.testing.eventually import eventually
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
 from producer_api.server import Server
 
@@ -19,17 +19,17 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi there"}]}
 
 
-async def jobs(queue: MemoryQueue) -> list[Job]:
+async def jobs(queue: Queue) -> list[Job]:
     return await queue.list_jobs("default", after=None, limit=100)
 
 
-async def only_job(queue: MemoryQueue) -> Job:
+async def only_job(queue: Queue) -> Job:
     [job] = await eventually(lambda: jobs(queue))
     return job
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_is_stored(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_what_is_stored(http: httpx.AsyncClient, queue: Queue) -> None:
     fields = {"temperature": 0.5, "top_k": 3, "stop": "x", "max_tokens": 50, "seed": 11, "stream": True}
     await http.post(CHAT, json=BODY | fields, headers={"x-request-timeout": "30"})
     job = await only_job(queue)
@@ -42,7 +42,7 @@ async def test_what_is_stored(http: httpx.AsyncClient, queue: MemoryQueue) -> No
 
 
 @pytest.mark.usefixtures("worker")
-async def test_seeds_are_drawn_where_none_is_given(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_seeds_are_drawn_where_none_is_given(http: httpx.AsyncClient, queue: Queue) -> None:
     for _ in range(2):
         await http.post(CHAT, json=BODY)
     first, second = [job.request.sampling.seed for job in await jobs(queue)]
@@ -73,7 +73,7 @@ async def test_tokens_are_sent_as_they_come(http: httpx.AsyncClient, pace: Pace)
         assert "data: [DONE]" in rest
 
 
-async def test_a_large_prompt_is_counted_without_holding_up_others(http: httpx.AsyncClient, server: Server, queue: MemoryQueue) -> None:
+async def test_a_large_prompt_is_counted_without_holding_up_others(http: httpx.AsyncClient, server: Server, queue: Queue) -> None:
     text = "x" * 30_000 + " y" * 2_000
     async with ScriptedWorker(queue, model=MODEL).run():
         answer = (await http.post(COMPLETIONS, json={"model": MODEL, "prompt": text})).json()
@@ -84,7 +84,7 @@ async def test_a_large_prompt_is_counted_without_holding_up_others(http: httpx.A
     ("end", "status", "code"),
     [(State.FAILED, 500, "generation_failed"), (State.CANCELLED, 409, "cancelled"), (State.EXPIRED, 504, "deadline_exceeded")],
 )
-async def test_ends_that_are_no_answer(http: httpx.AsyncClient, queue: MemoryQueue, end: State, status: int, code: str) -> None:
+async def test_ends_that_are_no_answer(http: httpx.AsyncClient, queue: Queue, end: State, status: int, code: str) -> None:
     script = Script(("The", " quick"), end=end, reason="because")
     async with ScriptedWorker(queue, model=MODEL, script=lambda _: script).run():
         whole = await http.post(CHAT, json=BODY)
@@ -98,7 +98,7 @@ async def test_ends_that_are_no_answer(http: httpx.AsyncClient, queue: MemoryQue
     assert "[DONE]" not in streamed.text
 
 
-async def test_idempotent_replay_of_a_finished_answer(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_idempotent_replay_of_a_finished_answer(http: httpx.AsyncClient, queue: Queue) -> None:
     key = {"idempotency-key": "k1"}
     async with ScriptedWorker(queue, model=MODEL).run():
         first = await http.post(CHAT, json=BODY, headers=key)
@@ -110,7 +110,7 @@ async def test_idempotent_replay_of_a_finished_answer(http: httpx.AsyncClient, q
 
 
 @pytest.mark.usefixtures("slow_worker")
-async def test_idempotent_replay_joins_a_running_stream(http: httpx.AsyncClient, queue: MemoryQueue, pace: Pace) -> None:
+async def test_idempotent_replay_joins_a_running_stream(http: httpx.AsyncClient, queue: Queue, pace: Pace) -> None:
     body, key = BODY | {"stream": True}, {"idempotency-key": "k2"}
 
     async def stream() -> list[Event]:
@@ -127,13 +127,13 @@ async def test_idempotent_replay_joins_a_running_stream(http: httpx.AsyncClient,
     assert len(await jobs(queue)) == 1
 
 
-async def _committed(queue: MemoryQueue, count: int) -> bool:
+async def _committed(queue: Queue, count: int) -> bool:
     return (await only_job(queue)).committed >= count
 
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("path", [CHAT, "/v1/jobs"])
-async def test_another_body_under_the_same_key_is_a_conflict(http: httpx.AsyncClient, queue: MemoryQueue, path: str) -> None:
+async def test_another_body_under_the_same_key_is_a_conflict(http: httpx.AsyncClient, queue: Queue, path: str) -> None:
     key = {"idempotency-key": "k3"}
     await http.post(CHAT, json=BODY, headers=key)
     other = await http.post(path, json=BODY | {"seed": 5}, headers=key)
@@ -143,7 +143,7 @@ async def test_another_body_under_the_same_key_is_a_conflict(http: httpx.AsyncCl
     assert len(await jobs(queue)) == 1
 
 
-async def test_a_dead_workers_stream_goes_on_without_loss_or_repeat(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_a_dead_workers_stream_goes_on_without_loss_or_repeat(http: httpx.AsyncClient, queue: Queue) -> None:
     pace = Pace(free=False)
     async with ScriptedWorker(queue, model=MODEL, name="first", pace=pace).run():
         streaming = asyncio.create_task(http.post(CHAT, json=BODY | {"stream": True}))
@@ -161,7 +161,7 @@ async def test_a_dead_workers_stream_goes_on_without_loss_or_repeat(http: httpx.
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_caller_who_leaves_is_not_waited_for(url: str, queue: MemoryQueue, server: Server, stream: bool) -> None:
+async def test_a_caller_who_leaves_is_not_waited_for(url: str, queue: Queue, server: Server, stream: bool) -> None:
     reader = server.services.reader
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
         waiting = asyncio.create_task(client.post(CHAT, json=BODY | {"stream": stream}))

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -8,9 +9,10 @@ from headrace.client import Event, parse_events
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import State
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
 from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
 
 MODEL = "test-model"
@@ -49,7 +51,7 @@ async def open_streams(http: httpx.AsyncClient, count: int) -> bool:
     return f"headrace_open_streams {count}.0" in (await http.get("/metrics")).text
 
 
-async def test_a_submission_is_stored_before_it_is_confirmed(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_a_submission_is_stored_before_it_is_confirmed(http: httpx.AsyncClient, queue: Queue) -> None:
     response = await http.post("/v1/jobs", json=CHAT | {"stream": True})
     assert response.status_code == 202
     receipt = response.json()
@@ -117,7 +119,7 @@ async def test_the_events_of_choices_resume_behind_any_of_them(http: httpx.Async
         assert await events(http, job_id, event.id) == whole[seen:]
 
 
-async def test_replays_get_the_same_receipt(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_replays_get_the_same_receipt(http: httpx.AsyncClient, queue: Queue) -> None:
     key = {"idempotency-key": "k"}
     first = await http.post("/v1/jobs", json=CHAT, headers=key)
     again = await http.post("/v1/jobs", json=CHAT, headers=key)
@@ -228,14 +230,11 @@ async def test_cursors_that_cannot_be(http: httpx.AsyncClient, pace: Pace) -> No
 
 class TestTime:
     @pytest.fixture
-    def clock(self) -> ManualClock:
-        return ManualClock()
+    async def queue(self, backend: Backend, clock: ManualClock) -> AsyncIterator[Queue]:
+        async with backend.open(clock=clock, limits=QueueLimits(retention_ms=1_000, viewer_grace_ms=1_000)) as queue:
+            yield queue
 
-    @pytest.fixture
-    def queue(self, clock: ManualClock) -> MemoryQueue:
-        return MemoryQueue(clock=clock, limits=QueueLimits(retention_ms=1_000, viewer_grace_ms=1_000))
-
-    async def test_what_is_purged_is_gone(self, http: httpx.AsyncClient, queue: MemoryQueue, clock: ManualClock) -> None:
+    async def test_what_is_purged_is_gone(self, http: httpx.AsyncClient, queue: Queue, clock: ManualClock) -> None:
         async with ScriptedWorker(queue, model=MODEL).run():
             job_id = await submit(http)
             await ended(http, job_id)
@@ -247,7 +246,7 @@ class TestTime:
 
     @pytest.mark.parametrize("way", ["events", "replay"])
     async def test_coming_back_restarts_the_grace_of_a_stream(
-        self, http: httpx.AsyncClient, queue: MemoryQueue, clock: ManualClock, way: str
+        self, http: httpx.AsyncClient, queue: Queue, clock: ManualClock, way: str
     ) -> None:
         body, key = CHAT | {"stream": True}, {"idempotency-key": "k"}
         async with http.stream("POST", "/v1/chat/completions", json=body, headers=key):

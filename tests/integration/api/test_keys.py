@@ -17,8 +17,8 @@ from headrace.client import parse_events
 from headrace.keys import key_line
 from headrace.settings import Settings
 from headrace.state import State
+from headrace.testing.bench import Queue
 from headrace.testing.eventually import eventually
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import Pace
 from producer_api.auth import OPEN_PATHS
 from producer_api.server import Server
@@ -107,14 +107,14 @@ async def test_nothing_else_answers_without_a_key(http: httpx.AsyncClient, route
         ("Bearer " + key_line("hr_alice", "alice").split()[0], "not known"),
     ],
 )
-async def test_keys_that_are_none(http: httpx.AsyncClient, queue: MemoryQueue, header: str | bytes | None, said: str) -> None:
+async def test_keys_that_are_none(http: httpx.AsyncClient, queue: Queue, header: str | bytes | None, said: str) -> None:
     headers: dict[str, Any] = {} if header is None else {"authorization": header}
     for response in (await http.get("/v1/models", headers=headers), await http.post("/v1/jobs", json=BODY, headers=headers)):
         assert response.status_code == 401
         message = response.json()["error"]["message"]
         assert said in message
         assert "alic" not in message
-    assert not queue._jobs
+    assert (await queue.load()).cost == 0
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
@@ -122,7 +122,7 @@ async def test_the_scheme_has_no_case(http: httpx.AsyncClient, scheme: str) -> N
     assert (await http.get("/v1/models", headers={"authorization": f"{scheme} hr_alice"})).status_code == 200
 
 
-async def test_a_key_speaks_for_its_tenant(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_a_key_speaks_for_its_tenant(http: httpx.AsyncClient, queue: Queue) -> None:
     job_id = (await http.post("/v1/jobs", json=BODY, headers=ALICE)).json()["id"]
     assert (await queue.get("alice", job_id)).state is State.QUEUED
     assert [job["id"] for job in (await http.get("/v1/jobs", headers=ALICE)).json()["data"]] == [job_id]
@@ -166,7 +166,7 @@ BESIDES: list[tuple[str, str, dict[str, Any] | None]] = [
 @pytest.mark.usefixtures("slow_worker")
 @pytest.mark.parametrize("ended", [False, True])
 async def test_another_tenants_ids_do_not_exist(
-    http: httpx.AsyncClient, queue: MemoryQueue, routes: list[tuple[str, str]], pace: Pace, ended: bool
+    http: httpx.AsyncClient, queue: Queue, routes: list[tuple[str, str]], pace: Pace, ended: bool
 ) -> None:
     alices = await belongings(http, ALICE)
     if ended:
@@ -211,7 +211,7 @@ async def test_a_stream_is_its_owners(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_key_is_revoked_without_a_restart(http: httpx.AsyncClient, keys_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer_api.keys_file.LOOK_S", 0.0)
+    monkeypatch.setattr("headrace.keys_file.LOOK_S", 0.0)
     assert (await http.get("/v1/models", headers=ALICE)).status_code == 200
     await asyncio.to_thread(keys_file.write_text, f"{key_line('hr_bob', 'bob')}\n")
     assert (await http.get("/v1/models", headers=ALICE)).status_code == 401

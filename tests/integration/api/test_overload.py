@@ -17,10 +17,11 @@ from headrace.queues.connect import connect
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.settings import Settings
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
 from headrace.testing.builders import ManualClock
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.quota import QuotaValkey
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
 from headrace.testing.words import WordPrompter
@@ -58,12 +59,14 @@ def refusal(response: httpx.Response) -> tuple[int, str, str, str | None]:
 
 class TestBounds:
     @pytest.fixture
-    def clock(self) -> ManualClock:
-        return ManualClock()
+    def limits(self) -> QueueLimits:
+        """Override with `@pytest.mark.parametrize("limits", [...])`."""
+        return QueueLimits(max_live_jobs=4, max_tenant_jobs=3, max_tenant_cost=80)
 
     @pytest.fixture
-    def queue(self, clock: ManualClock) -> MemoryQueue:
-        return MemoryQueue(clock=clock, limits=QueueLimits(max_live_jobs=4, max_tenant_jobs=3, max_tenant_cost=80))
+    async def queue(self, backend: Backend, clock: ManualClock, limits: QueueLimits) -> AsyncIterator[Queue]:
+        async with backend.open(clock=clock, limits=limits) as queue:
+            yield queue
 
     async def test_a_tenant_at_its_bound(self, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(3):
@@ -86,7 +89,7 @@ class TestBounds:
         assert refusal(too_large) == (400, "invalid_request_error", "request_too_large", None)
         assert "retry-after" not in too_large.headers
 
-    @pytest.mark.parametrize("queue", [MemoryQueue(limits=QueueLimits(max_live_jobs=2))])
+    @pytest.mark.parametrize("limits", [QueueLimits(max_live_jobs=2)])
     async def test_a_full_queue(self, http: httpx.AsyncClient) -> None:
         first = await submit(http, "k")
         await submit(http)
@@ -96,7 +99,7 @@ class TestBounds:
         assert (await submit(http, "k")).json() == first.json(), "what is there already needs no room"
 
     async def test_every_replica_says_the_same(
-        self, http: httpx.AsyncClient, queue: MemoryQueue, archive: Archive, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+        self, http: httpx.AsyncClient, queue: Queue, archive: Archive, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("random.random", lambda: 0.0)
         ids = [(await submit(http)).json()["id"] for _ in range(3)]

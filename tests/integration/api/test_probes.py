@@ -8,6 +8,7 @@ import pytest
 
 from headrace.errors import ModelUnavailable
 from headrace.settings import Settings
+from headrace.testing.bench import Queue
 from headrace.testing.builders import make_status
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
@@ -25,17 +26,12 @@ MODEL = "test-model"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
-@pytest.fixture
-def queue() -> MemoryQueue:
-    return CutQueue()
-
-
 STATUS = make_status(
     "w1", pid=7, model=MODEL, memory_used=10, memory_total=100, kv_tokens_used=3, kv_tokens_total=30, active_requests=2, steps=5
 )
 
 
-async def test_all_is_well(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_all_is_well(http: httpx.AsyncClient, queue: Queue) -> None:
     await queue.report(STATUS, 60_000)
     await queue.end_round()
     ready = (await http.get("/ready")).json()
@@ -53,7 +49,7 @@ async def test_all_is_well(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
     assert worker.items() >= {"device": "cpu", "memory_used": 10, "memory_total": 100, "kv_tokens_used": 3, "active_requests": 2}.items()
 
 
-async def test_without_workers_and_scheduler_it_takes_work_and_says_so(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_without_workers_and_scheduler_it_takes_work_and_says_so(http: httpx.AsyncClient, queue: Queue) -> None:
     ready = await http.get("/ready")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     parts = ready.json()["components"]
@@ -64,7 +60,7 @@ async def test_without_workers_and_scheduler_it_takes_work_and_says_so(http: htt
     assert (await http.post("/v1/jobs", json=BODY)).status_code == 202
 
 
-async def test_a_standby_is_seen_and_counts_as_no_worker(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_a_standby_is_seen_and_counts_as_no_worker(http: httpx.AsyncClient, queue: Queue) -> None:
     await queue.report(replace(STATUS, active_requests=0, standby=True), 60_000)
     parts = (await http.get("/ready")).json()["components"]
     assert (parts["workers"]["status"], parts["workers"]["live"], parts["workers"]["standbys"]) == ("missing", 0, 1)
@@ -81,29 +77,7 @@ async def test_models(http: httpx.AsyncClient) -> None:
     assert (await http.get(f"/v1/models/{MODEL}")).json() == model
 
 
-async def test_without_a_queue(http: httpx.AsyncClient, queue: CutQueue) -> None:
-    queue.down = True
-    health = await http.get("/health")
-    assert (health.status_code, health.json()["queue"]) == (200, "queue unreachable")
-    ready = await http.get("/ready")
-    assert (ready.status_code, ready.json()["reasons"]) == (503, ["queue unreachable"])
-    parts = ready.json()["components"]
-    assert parts["store"] == {"status": "failed", "why": "queue unreachable"}
-    assert [parts[name]["status"] for name in ("scheduler", "workers")] == ["unknown", "unknown"]
-    for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/chat/completions"), ("GET", "/v1/jobs")):
-        response = await http.request(method, path, json=BODY if method == "POST" else None)
-        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-        assert response.json()["error"]["code"] == "queue_unavailable"
-        assert response.json()["error"]["type"] == "server_error"
-    metrics = (await http.get("/metrics")).text
-    assert "headrace_queue_up 0.0" in metrics
-    assert "headrace_active_requests" not in metrics
-    queue.down = False
-    assert (await http.get("/ready")).status_code == 200
-    assert (await http.post("/v1/jobs", json=BODY)).status_code == 202
-
-
-async def test_a_lost_reply_does_not_store_twice(http: httpx.AsyncClient, queue: CutQueue) -> None:
+async def test_a_lost_reply_does_not_store_twice(http: httpx.AsyncClient, queue: Queue) -> None:
     lose_replies(queue, "accept", 1)
     response = await http.post("/v1/jobs", json=BODY)
     assert response.status_code == 202
@@ -112,21 +86,49 @@ async def test_a_lost_reply_does_not_store_twice(http: httpx.AsyncClient, queue:
     assert job.request.id == response.json()["id"]
 
 
-async def test_an_outage_in_a_stream_is_a_pause(http: httpx.AsyncClient, queue: CutQueue) -> None:
-    async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
-        lines = response.aiter_lines()
-        assert await anext(lines) == "id: 0-0"
+class TestCutOff:
+    """A store that does not answer: `test_store_cut.py` has a real one."""
+
+    @pytest.fixture
+    def queue(self) -> CutQueue:
+        return CutQueue()
+
+    async def test_without_a_queue(self, http: httpx.AsyncClient, queue: CutQueue) -> None:
         queue.down = True
-        async with ScriptedWorker(queue, model=MODEL).run():
-            await eventually(lambda: _done(queue))
-            queue.down = False
-            rest = [line async for line in lines]
-    assert "data: [DONE]" in rest
-    assert sum(line.startswith("id: 1-") for line in rest) == 12
+        health = await http.get("/health")
+        assert (health.status_code, health.json()["queue"]) == (200, "queue unreachable")
+        ready = await http.get("/ready")
+        assert (ready.status_code, ready.json()["reasons"]) == (503, ["queue unreachable"])
+        parts = ready.json()["components"]
+        assert parts["store"] == {"status": "failed", "why": "queue unreachable"}
+        assert [parts[name]["status"] for name in ("scheduler", "workers")] == ["unknown", "unknown"]
+        for method, path in (("POST", "/v1/jobs"), ("POST", "/v1/chat/completions"), ("GET", "/v1/jobs")):
+            response = await http.request(method, path, json=BODY if method == "POST" else None)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert response.json()["error"]["code"] == "queue_unavailable"
+            assert response.json()["error"]["type"] == "server_error"
+        metrics = (await http.get("/metrics")).text
+        assert "headrace_queue_up 0.0" in metrics
+        assert "headrace_active_requests" not in metrics
+        queue.down = False
+        assert (await http.get("/ready")).status_code == 200
+        assert (await http.post("/v1/jobs", json=BODY)).status_code == 202
+
+    async def test_an_outage_in_a_stream_is_a_pause(self, http: httpx.AsyncClient, queue: CutQueue) -> None:
+        async with http.stream("POST", "/v1/chat/completions", json=BODY | {"stream": True}) as response:
+            lines = response.aiter_lines()
+            assert await anext(lines) == "id: 0-0"
+            queue.down = True
+            async with ScriptedWorker(queue, model=MODEL).run():
+                await eventually(lambda: _true(bool(queue.outbox)))
+                queue.down = False
+                rest = [line async for line in lines]
+        assert "data: [DONE]" in rest
+        assert sum(line.startswith("id: 1-") for line in rest) == 12
 
 
-async def _done(queue: MemoryQueue) -> bool:
-    return bool(queue.outbox)
+async def _true(value: bool) -> bool:
+    return value
 
 
 async def test_a_disk_that_is_away_costs_its_own_metric_alone(http: httpx.AsyncClient, files_dir: Path) -> None:
@@ -137,7 +139,7 @@ async def test_a_disk_that_is_away_costs_its_own_metric_alone(http: httpx.AsyncC
     assert "headrace_queue_up 1.0" in metrics.text
 
 
-async def test_metrics(http: httpx.AsyncClient, queue: MemoryQueue, files_dir: Path) -> None:
+async def test_metrics(http: httpx.AsyncClient, queue: Queue, files_dir: Path) -> None:
     async with ScriptedWorker(queue, model=MODEL).run():
         await http.post("/v1/chat/completions", json=BODY | {"stream": True})
     await http.post("/v1/jobs", json=BODY)
@@ -170,7 +172,7 @@ async def test_a_model_that_appears_later_is_picked_up(settings: Settings, archi
             raise ModelUnavailable("no model folder")
         return loader()
 
-    server = Server(create_app(CutQueue(), archive, Catalog({MODEL: load}), settings), settings)
+    server = Server(create_app(MemoryQueue(), archive, Catalog({MODEL: load}), settings), settings)
     async with listening(server) as url, httpx.AsyncClient(base_url=url) as http:
         await eventually(lambda: _says(http, "no model folder"))
         refused = await http.post("/v1/jobs", json=BODY)

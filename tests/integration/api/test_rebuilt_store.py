@@ -8,9 +8,10 @@ import pytest
 
 from headrace.client import Event, lines_of, parse_events
 from headrace.cursor import GENERATION_EPOCHS, parse_cursor
+from headrace.testing.backend import Backend
+from headrace.testing.bench import Queue
 from headrace.testing.builders import make_submission
 from headrace.testing.eventually import eventually
-from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, Pace
 
 MODEL = "test-model"
@@ -38,7 +39,7 @@ class Reading:
             self.cut = True
 
 
-async def only_job(queue: MemoryQueue, committed: int) -> str:
+async def only_job(queue: Queue, committed: int) -> str:
     async def look() -> str | None:
         jobs = await queue.list_jobs("default", after=None, limit=2)
         return jobs[0].request.id if jobs and jobs[0].committed == committed else None
@@ -46,10 +47,10 @@ async def only_job(queue: MemoryQueue, committed: int) -> str:
     return await eventually(look) or ""
 
 
-async def rebuild(queue: MemoryQueue, job_id: str, generation: int = 1) -> None:
+async def rebuild(backend: Backend, queue: Queue, job_id: str, generation: int = 1) -> None:
     """What a pump does that finds the request in its log."""
     request = (await queue.get("default", job_id)).request
-    queue.lose_everything()
+    backend.lose_everything(queue)
     await queue.begin_generation(generation)
     await queue.admit(make_submission(request))
 
@@ -59,7 +60,7 @@ async def events_behind(http: httpx.AsyncClient, job_id: str, cursor: str | None
 
 
 @pytest.mark.usefixtures("slow_worker")
-async def test_an_open_stream_is_cut_and_its_cursor_refused(http: httpx.AsyncClient, queue: MemoryQueue, pace: Pace) -> None:
+async def test_an_open_stream_is_cut_and_its_cursor_refused(http: httpx.AsyncClient, queue: Queue, backend: Backend, pace: Pace) -> None:
     reading = Reading()
     following = asyncio.create_task(reading.follow(http))
     pace.allow(3)
@@ -70,7 +71,7 @@ async def test_an_open_stream_is_cut_and_its_cursor_refused(http: httpx.AsyncCli
 
     await eventually(all_three)
     shown = reading.events
-    await rebuild(queue, job_id)
+    await rebuild(backend, queue, job_id)
     pace.release()
     await following
     assert reading.cut
@@ -89,11 +90,11 @@ async def test_an_open_stream_is_cut_and_its_cursor_refused(http: httpx.AsyncCli
 
 
 @pytest.mark.usefixtures("slow_worker")
-async def test_a_call_that_waits_gets_one_whole_answer(http: httpx.AsyncClient, queue: MemoryQueue, pace: Pace) -> None:
+async def test_a_call_that_waits_gets_one_whole_answer(http: httpx.AsyncClient, queue: Queue, backend: Backend, pace: Pace) -> None:
     waiting = asyncio.create_task(http.post(CHAT, json=BODY))
     pace.allow(3)
     job_id = await only_job(queue, 3)
-    await rebuild(queue, job_id)
+    await rebuild(backend, queue, job_id)
     pace.release()
     response = await waiting
     assert response.json()["choices"][0]["message"]["content"] == "".join(PANGRAM)
@@ -101,7 +102,7 @@ async def test_a_call_that_waits_gets_one_whole_answer(http: httpx.AsyncClient, 
 
 
 @pytest.mark.usefixtures("worker")
-async def test_cursors_of_each_generation_know_their_own(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+async def test_cursors_of_each_generation_know_their_own(http: httpx.AsyncClient, queue: Queue, backend: Backend) -> None:
     cursors = []
     job_id = (await http.post("/v1/jobs", json=BODY)).json()["id"]
     for generation in (1, 2, 3):
@@ -110,6 +111,6 @@ async def test_cursors_of_each_generation_know_their_own(http: httpx.AsyncClient
         assert parse_cursor(cursors[-1], param="").entry.generation == generation - 1
         answers = [(await events_behind(http, job_id, cursor)).status_code for cursor in cursors]
         assert answers == [409] * (generation - 1) + [200]
-        await rebuild(queue, job_id, generation)
+        await rebuild(backend, queue, job_id, generation)
     ahead = await events_behind(http, job_id, f"{4 * GENERATION_EPOCHS + 1}-1")
     assert (ahead.status_code, ahead.json()["error"]["code"]) == (400, "invalid_cursor")
