@@ -8,7 +8,7 @@ kafka://user:password@host...                    SASL, on either
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from headrace.errors import SettingsError
 from headrace.settings import Settings
@@ -16,6 +16,8 @@ from headrace.settings import Settings
 DEFAULT_PORT = 9092
 
 _SCHEMES = {"kafka": False, "kafka+ssl": True}
+# Not urlsplit: some versions of it refuse several servers of which one is an IPv6 address.
+_URL = re.compile(r"(kafka|kafka\+ssl)://(?:([^/?#]*)@)?([^@/?#]+)/?")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _BAD = "HEADRACE_QUEUE_URL must be a kafka:// or kafka+ssl:// URL of one server or several: kafka://[user:password@]host[:port][,host[:port]...]"
 
@@ -68,15 +70,14 @@ def address_of(settings: Settings) -> Address | None:
 
 def _split(url: str) -> tuple[bool, str, tuple[str, ...]] | None:
     """Whether it is TLS, `user:password` as it stands there, and the servers. None: it is no such URL."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
+    parts = _URL.fullmatch(url)
+    if parts is None:
         return None
-    login, _, hosts = parts.netloc.rpartition("@")
+    scheme, login, hosts = parts.groups(default="")
     found = [_SERVER.fullmatch(host) for host in hosts.split(",")]
-    if parts.scheme not in _SCHEMES or parts.path not in ("", "/") or parts.query or parts.fragment or not all(found):
+    if not all(found):
         return None
     servers = [(match[1], int(match[2] or DEFAULT_PORT)) for match in found if match is not None]
     if any(not 0 < port < 65_536 for _, port in servers):
         return None
-    return _SCHEMES[parts.scheme], login, tuple(f"{host}:{port}" for host, port in servers)
+    return _SCHEMES[scheme], login, tuple(f"{host}:{port}" for host, port in servers)

@@ -81,10 +81,11 @@ def test_where_nothing_can_be_kept_it_is_said_and_kernels_work(tmp_path: Path, c
         assert kernel_folder(str(blocked)) is None
     assert "kernels are compiled anew at every start" in caplog.text
     result = run(
-        "import torch; from workers.engine.cpu.rows import rms_norm; print(rms_norm(torch.full((1, 8), 3.0), torch.ones(8), 0.0)[0, 0])",
+        "import torch; from workers.engine.cpu.rows import RmsNorm; "
+        "print(RmsNorm(torch.ones(8), 0.0)(torch.full((1, 8), 3.0).numpy())[0, 0])",
         NUMBA_CACHE_DIR=str(blocked),
     )
-    assert (result.stdout, result.returncode) == ("tensor(1.)\n", 0), result.stderr
+    assert (result.stdout, result.returncode) == ("1.0\n", 0), result.stderr
 
 
 @pytest.mark.parametrize("before", ["", "import numba; "])
@@ -92,8 +93,8 @@ def test_they_are_kept_where_they_should_be_whoever_imports_numba_first(tmp_path
     """And whatever becomes of its settings between two kernels."""
     result = run(
         before + "import os, torch; from workers.engine.cpu import compiled; os.environ['NUMBA_CACHE_DIR'] = '/proc/nowhere'; "
-        "import numba; numba.config.reload_config(); from workers.engine.cpu.rows import rms_norm; "
-        "rms_norm(torch.ones(1, 8), torch.ones(8), 0.0); print(numba.threading_layer(), *numba.config.THREADING_LAYER_PRIORITY)",
+        "import numba; numba.config.reload_config(); from workers.engine.cpu.rows import RmsNorm; "
+        "RmsNorm(torch.ones(8), 0.0)(torch.ones(1, 8).numpy()); print(numba.threading_layer(), *numba.config.THREADING_LAYER_PRIORITY)",
         NUMBA_CACHE_DIR=str(tmp_path),
     )
     assert result.returncode == 0, result.stderr
@@ -107,7 +108,7 @@ def test_a_machine_without_openmp_has_another_pool(tmp_path: Path) -> None:
     """Its priorities are names of modules: one that is missing is passed over."""
     result = run(
         "import sys; sys.modules['numba.np.ufunc.omppool'] = None\n"
-        "import torch, numba; from workers.engine.cpu.rows import rms_norm; rms_norm(torch.ones(1, 8), torch.ones(8), 0.0); "
+        "import torch, numba; from workers.engine.cpu.rows import RmsNorm; RmsNorm(torch.ones(8), 0.0)(torch.ones(1, 8).numpy()); "
         "print(numba.threading_layer())",
     )
     assert result.returncode == 0, result.stderr

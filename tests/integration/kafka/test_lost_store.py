@@ -37,8 +37,7 @@ def delete(server: EmbeddedValkey) -> None:
     server.start()
 
 
-@pytest.mark.parametrize("lose", [flush, delete])
-@pytest.mark.parametrize("pump_lives", [True, False])
+@pytest.mark.parametrize(("lose", "pump_lives"), [(flush, True), (delete, False)])
 async def test_what_has_ended_stays_so_and_the_rest_runs(
     tmp_path: Path, kafka: KafkaSite, lose: Callable[[EmbeddedValkey], None], pump_lives: bool
 ) -> None:
