@@ -27,8 +27,10 @@ test: setup
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# What /v1 promises and a kill of everything, with Kafka in front of the store.
+# Brokers, pumps and their deaths; then what /v1 promises and a kill of everything with Kafka in front of the store. (The contract of the
+# queue is kept on Kafka in every run of the tests.)
 test-kafka: setup
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m kafka
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --queue kafka tests/conformance \
 	    "tests/e2e/test_kill_anything.py::test_jobs_survive_the_death_of[all at once]"
 

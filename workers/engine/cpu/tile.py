@@ -8,6 +8,7 @@ A sum is always made in the order of the depth, by the same instructions, howeve
 but the row.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -61,7 +62,7 @@ def product(
                 for j, one in enumerate(line):
                     code.store(builder.load(one), code.at(outs[i], j, 4 * lane_count))
 
-        code.tiles(tile, columns=columns, strip=width * lane_count, rows=rows, most=rows_at_once)
+        code.tiles(tile, columns=columns, strip=width * lane_count, rows=rows, sizes=_sizes(rows_at_once))
         return _context.get_dummy_value()
 
     numbers = [types.intp] * 11
@@ -105,11 +106,18 @@ def product_int8(
                     number = builder.fmul(number, code.load(code.at(scales, j, 4 * LANES), code.floats))
                     code.store(number, code.at(code.at(out, i, c_row), j, 4 * LANES))
 
-        code.tiles(tile, columns=columns, strip=width * LANES, rows=rows, most=rows_at_once)
+        code.tiles(tile, columns=columns, strip=width * LANES, rows=rows, sizes=range(rows_at_once, 0, -1))
         return _context.get_dummy_value()
 
     numbers = [types.intp] * 11
     return types.void(most_rows, vectors, *numbers), generate
+
+
+def _sizes(most: int) -> list[int]:
+    """Of tiles: every number of rows where they are few; else halves, as attention is compiled for each shape of a model."""
+    if most <= 4:
+        return list(range(most, 0, -1))
+    return [most, *_sizes(most // 2)]
 
 
 class _Code:
@@ -174,15 +182,15 @@ class _Code:
 
         return self._builder.add(every_second(0), every_second(1))
 
-    def tiles(self, tile: Any, *, columns: Any, strip: int, rows: Any, most: int) -> None:
-        """Calls tile(count, strip, first row) for all strips of columns, and in each for `most` rows at a time, then once for all that are
-        left: each size is code of its own, to be compiled.
+    def tiles(self, tile: Any, *, columns: Any, strip: int, rows: Any, sizes: Iterable[int]) -> None:
+        """Calls tile(count, strip, first row) for all strips of columns, and in each for as many rows at a time as the first of `sizes`
+        says, then for those that are left as the next says, and so on: each size is code of its own, to be compiled.
         """
         builder = self._builder
         with cgutils.for_range(builder, builder.sdiv(columns, _I64(strip))) as strips:
-            first, size = _I64(0), most
-            while size:
+            first = _I64(0)
+            for size in sizes:
                 count = builder.sdiv(builder.sub(rows, first), _I64(size))
                 with cgutils.for_range(builder, count) as blocks:
                     tile(size, strips.index, builder.add(first, builder.mul(blocks.index, _I64(size))))
-                first, size = builder.add(first, builder.mul(count, _I64(size))), size - 1
+                first = builder.add(first, builder.mul(count, _I64(size)))
