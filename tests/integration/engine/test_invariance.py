@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.request import Sampling
+from headrace.testing.scale import FULL_SIZE
 from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.ports import EngineRequest
@@ -24,18 +25,19 @@ class Way:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
+MANY, SOME = (250, 60) if FULL_SIZE else (60, 20)
 WINDOWS: Mapping[str, Any] = {"sliding_window": 11}
 """Shorter than most prompts, and no multiple of a block."""
 WAYS: Mapping[str, Way] = {
-    "fp32": Way({"dtype": "fp32"}, 250),
-    "int8": Way({"dtype": "int8"}, 250),
-    "fp32, half cache": Way({"dtype": "fp32", "kv_dtype": "fp16"}, 60),
-    "int8, half cache": Way({"dtype": "int8", "kv_dtype": "fp16"}, 60),
-    "qwen3": Way({"dtype": "fp32"}, 60, {"kind": "qwen3", "head_dim": 24, "noise": 0.3}),
-    "mistral": Way({"dtype": "fp32"}, 60, {"kind": "mistral", **WINDOWS}),
+    "fp32": Way({"dtype": "fp32"}, MANY),
+    "int8": Way({"dtype": "int8"}, MANY),
+    "fp32, half cache": Way({"dtype": "fp32", "kv_dtype": "fp16"}, SOME),
+    "int8, fp32 cache": Way({"dtype": "int8", "kv_dtype": "fp32"}, SOME),
+    "qwen3": Way({"dtype": "fp32"}, SOME, {"kind": "qwen3", "head_dim": 24, "noise": 0.3}),
+    "mistral": Way({"dtype": "fp32"}, SOME, {"kind": "mistral", **WINDOWS}),
     "gemma3": Way(
         {"dtype": "int8"},
-        60,
+        SOME,
         {"kind": "gemma3_text", "head_dim": 16, "num_hidden_layers": 7, "noise": 0.3, "query_pre_attn_scalar": 16, **WINDOWS},
     ),
 }
