@@ -8,7 +8,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
 
-class _Selector(NetworkSelector):  # type: ignore[misc]
+class _Selector(NetworkSelector):  # type: ignore[misc]  # kafka-python has no annotations
     """Where a connection is given up in the making, by time or as its client is closed, the client leaves the socket to the garbage
     collector; here it is closed."""
 

@@ -125,7 +125,7 @@ class LogConsumer:
         while not self._stop.is_set():
             try:
                 consumer = open_consumer(**self._options)
-            except Exception as error:  # noqa: BLE001 - see above
+            except Exception as error:  # noqa: BLE001 - whatever it is, reading must begin anew
                 if not told:
                     logger.warning("the log's broker is unreachable, trying on: %s", error)
                 told = True
@@ -135,7 +135,7 @@ class LogConsumer:
             try:
                 consumer.subscribe(topics=self._topics, listener=_Listener(self, consumer))
                 self._serve(consumer)
-            except Exception as error:  # noqa: BLE001 - see above
+            except Exception as error:  # noqa: BLE001 - whatever it is, reading must begin anew
                 logger.warning("reading the log begins anew: %s: %s", type(error).__name__, error)
                 self._stop.wait(RETRY_S)
             finally:
@@ -228,7 +228,7 @@ class LogConsumer:
             return self._windows.revoke(partitions)
 
 
-class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no annotations
     """Called on the client's own event loop, which must not be blocked."""
 
     def __init__(self, owner: LogConsumer, consumer: KafkaConsumer) -> None:

@@ -32,7 +32,7 @@ def open_consumer(**options: Any) -> Any:
     return consumer
 
 
-class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]
+class _Records(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no annotations
     def _unpack_records(self, partition: Any, batches: Any, *deserializers: Any) -> Any:
         return super()._unpack_records(partition, _Batches(batches), *deserializers)
 
@@ -46,7 +46,7 @@ class _Batches:
         return batch if batch is None or batch.magic < _READ_AS_TEXT else _Batch(batch._buffer)
 
 
-class _Batch(DefaultRecordBatch):  # type: ignore[misc]
+class _Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no annotations
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self._is_sound = super().validate_crc()

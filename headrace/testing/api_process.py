@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from headrace.testing.child import running
 from headrace.testing.eventually import eventually
 from headrace.testing.queue_environ import queue_environ
 from headrace.testing.tree import free_port
@@ -33,13 +33,8 @@ class ApiProcess:
 
     @asynccontextmanager
     async def run(self, stderr: int = asyncio.subprocess.DEVNULL) -> AsyncIterator[Process]:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "producer_api", env=self._env, stderr=stderr)
-        try:
+        async with running("producer_api", self._env, stderr) as process:
             yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
 
     async def ready(self, http: httpx.AsyncClient) -> None:
         async def look() -> bool:

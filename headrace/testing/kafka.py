@@ -124,7 +124,7 @@ class KafkaSite:
     def settings(self, **others: object) -> Settings:
         """Two partitions unless told otherwise: one more than a test that forgets about them expects."""
         fields = {"queue_url": f"kafka://{self.servers}", "kafka_prefix": self.prefix, "kafka_partitions": 2, **others}
-        return Settings(**fields)  # type: ignore[arg-type]
+        return Settings(**fields)  # type: ignore[arg-type]  # pydantic checks them
 
 
 def new_site(servers: str) -> KafkaSite:

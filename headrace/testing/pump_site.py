@@ -1,8 +1,6 @@
 """`python -m scheduler.kafka` for tests, on topics of its own, with the least of a model; and a native client beside it."""
 
-import asyncio
 import os
-import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -18,6 +16,7 @@ from headrace.kafka.log_record import LogRecord
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.reader import LogReader
 from headrace.kafka.topics import Topics, create, shapes
+from headrace.testing.child import running
 from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite
 from headrace.testing.tiny_model import make_model
@@ -57,13 +56,8 @@ class PumpSite:
     @asynccontextmanager
     async def pump(self) -> AsyncIterator[Process]:
         with self._log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(sys.executable, "-m", "scheduler.kafka", env=self._env, stderr=log)
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+            async with running("scheduler.kafka", self._env, log) as process:
+                yield process
 
     async def reads(self) -> None:
         """Until the pump that was started last is a member of the group, and not still filling a store."""

@@ -106,8 +106,6 @@ def main() -> None:
     parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
     arguments = parser.parse_args()
     settings = configure("pump")
-    # It tells of every attempt to connect, many times a second; what lasts is told by whoever waits for it.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     if arguments.supervised:
         stop_with_parent()
     with refusing("pump"):

@@ -15,7 +15,7 @@ HOUR_MS = 3_600_000
 
 async def reserved(bench: Bench, **of_submission: object) -> Submission:
     """A submission whose job is withheld."""
-    submission = bench.submission(**of_submission)  # type: ignore[arg-type]
+    submission = bench.submission(**of_submission)  # type: ignore[arg-type]  # of whichever field
     answer = await bench.queue.reserve(submission)
     assert (answer.job_id, answer.withheld) == (submission.request.id, True)
     return submission
@@ -26,7 +26,7 @@ class TestWithheld:
         job_id = (await reserved(bench)).request.id
         assert (await bench.queue.get("alice", job_id)).state is State.QUEUED
         assert await bench.queue.states([job_id]) == [State.QUEUED]
-        assert [job.state for job in await bench.queue.get_many("alice", [job_id])] == [State.QUEUED]  # type: ignore[union-attr]
+        assert [job.state for job in await bench.queue.get_many("alice", [job_id])] == [State.QUEUED]  # type: ignore[union-attr]  # None fails the test
         assert [job.request.id for job in await bench.queue.list_jobs("alice", after=None, limit=9)] == [job_id]
         assert await bench.queue.queue_position("alice", job_id) is None
 
