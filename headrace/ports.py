@@ -135,6 +135,18 @@ class WorkerStatus:
     """Engine steps since the process started: proves progress."""
     standby: bool = False
     """Warmed up, without a cache and without work: it waits for its turn. (Older workers do not say, and have none that reports.)"""
+    # None of what follows: an older worker does not say, or its engine does not know.
+    waiting: int | None = None
+    """Sequences that it has taken and that do not run now: new ones, and those that were displaced."""
+    preemptions: int | None = None
+    """Sequences displaced since the process started, to be computed again."""
+    shrunk_steps: int | None = None
+    """Steps since then that ran out of memory and were tried again, smaller."""
+    step_s: float | None = None
+    """Median of its last steps; None before the first."""
+    dtype: str | None = None
+    """Of the weights, such as int8."""
+    kv_dtype: str | None = None
 
 
 class Doorbell(Protocol):

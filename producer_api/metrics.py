@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headrace.ports import Load, WorkerStatus
+from producer_api.worker_metrics import of_workers
 
 _SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -31,12 +33,13 @@ class ScrapeGauges(Collector):
 
     seen = Seen()
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         load, workers, swept_s, free = self.seen.load, self.seen.workers, self.seen.swept_s_ago, self.seen.files_free
         if workers is not None:
             standbys = sum(worker.standby for worker in workers)
             yield GaugeMetricFamily("headrace_workers", "Engine processes that take work", value=len(workers) - standbys)
             yield GaugeMetricFamily("headrace_standbys", "Engine processes that are warmed up and wait for their turn", value=standbys)
+            yield from of_workers(workers)
         if swept_s is not None:
             yield GaugeMetricFamily("headrace_janitor_age_seconds", "Since a janitor last ended a round of sweeps", value=swept_s)
         if free is not None:

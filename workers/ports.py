@@ -80,6 +80,13 @@ class EngineStats:
     running: int
     steps: int
     preemptions: int
+    computed_tokens: int = 0
+    """By all steps, prompts and what was recomputed among them; 0 of an engine that computes elsewhere."""
+    shrunk_steps: int = 0
+    """Steps that ran out of memory and were planned again, smaller."""
+    dtype: str | None = None
+    """Of the weights, and of the KV cache; None of an engine that does not know."""
+    kv_dtype: str | None = None
 
 
 class Engine(Protocol):

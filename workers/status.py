@@ -13,8 +13,10 @@ from workers.ports import EngineStats
 logger = logging.getLogger(__name__)
 
 
-def status_of(worker: str, model: str, stats: EngineStats, *, active_requests: int = 0, standby: bool = False) -> WorkerStatus:
-    """Of this process."""
+def status_of(
+    worker: str, model: str, stats: EngineStats, *, active_requests: int = 0, step_s: float | None = None, standby: bool = False
+) -> WorkerStatus:
+    """Of this process. `step_s`: the median of its last steps."""
     return WorkerStatus(
         worker=worker,
         pid=os.getpid(),
@@ -27,6 +29,12 @@ def status_of(worker: str, model: str, stats: EngineStats, *, active_requests: i
         active_requests=active_requests,
         steps=stats.steps,
         standby=standby,
+        waiting=stats.waiting,
+        preemptions=stats.preemptions,
+        shrunk_steps=stats.shrunk_steps,
+        step_s=step_s,
+        dtype=stats.dtype,
+        kv_dtype=stats.kv_dtype,
     )
 
 

@@ -320,7 +320,9 @@ class Worker:
             return
         self._renew_at = now + self._timing.renew
         holdings = list(self._runs.values())
-        status = status_of(self._name, self._model, outcome.stats, active_requests=len(self._runs))
+        status = status_of(
+            self._name, self._model, outcome.stats, active_requests=len(self._runs), step_s=self._engine.median_step_s or None
+        )
         await self._persist(partial(self._queue.report, status, self._timing.lease_ms))
         if holdings:
             verdicts = await self._persist(partial(self._queue.renew, [holding.held for holding in holdings], self._timing.lease_ms))

@@ -87,10 +87,11 @@ async def test_an_older_process_that_starts_costs_no_round(valkey: EmbeddedValke
 
 
 async def test_reports_of_older_and_newer_workers_are_read(queue: RedisQueue, raw: Any) -> None:
-    for worker, more in (("old", {}), ("new", {"standby": True, "mood": "fine"})):
+    for worker, more in (("old", {}), ("new", {"standby": True, "mood": "fine", "dtype": "int8", "waiting": 2})):
         report = json.dumps({**REPORT, "worker": worker, **more})
         await raw.execute_command("FCALL", "headrace_1_report", 1, "headrace:{00}:", worker, report, 60_000)
-    assert [(status.worker, status.standby) for status in await queue.workers()] == [("new", True), ("old", False)]
+    read = [(status.worker, status.standby, status.dtype, status.waiting) for status in await queue.workers()]
+    assert read == [("new", True, "int8", 2), ("old", False, None, None)]
 
 
 async def test_what_is_withheld_is_safe_from_older_functions(valkey: EmbeddedValkey, queue: RedisQueue) -> None:

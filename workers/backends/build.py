@@ -59,7 +59,9 @@ def _paged(order: Order) -> Engine:
     check_room(kv_tokens(config), order)  # first: to measure what weights are to be takes a while
     if config.dtype == "auto" and has_kernels(choose_device(config.device)):
         config = replace(config, dtype=choose_dtype(config, order.settings.cache_dir))
-    return PagedEngine(config)
+    engine = PagedEngine(config)
+    logger.info("%s", engine.makeup)
+    return engine
 
 
 def _config(order: Order) -> EngineConfig:

@@ -44,6 +44,8 @@ class PagedEngine:
         self._arrivals = 0
         self._steps = 0
         self._preemptions = 0
+        self._computed_tokens = 0
+        self._shrunk_steps = 0
 
     def warm_up(self) -> None:
         """Run a prompt and a few tokens through every part: kernels compile, memory is touched, libraries choose their code.
@@ -59,7 +61,7 @@ class PagedEngine:
             self.add(EngineRequest(request_id=name, prompt_ids=(0,) * length, sampling=sampling))
         while self._outputs or self._early:
             self.step(0)
-        self._steps = self._preemptions = 0
+        self._steps = self._preemptions = self._computed_tokens = 0
 
     def open(self) -> None:
         self._open(self._runner.blocks)
@@ -136,6 +138,19 @@ class PagedEngine:
             running=self._planner.running,
             steps=self._steps,
             preemptions=self._preemptions,
+            computed_tokens=self._computed_tokens,
+            shrunk_steps=self._shrunk_steps,
+            dtype=self._runner.dtype_name,
+            kv_dtype=self._runner.kv_dtype_name,
+        )
+
+    @property
+    def makeup(self) -> str:
+        """What it computes with, in words for the log."""
+        tokens, runner = self._runner.blocks * self._block_size, self._runner
+        return (
+            f"weights {runner.dtype_name}, cache {runner.kv_dtype_name}, {tokens} tokens in blocks of {self._block_size}, "
+            f"{runner.computed_by} on {runner.device}"
         )
 
     def close(self) -> None:
@@ -183,6 +198,7 @@ class PagedEngine:
 
     def _account(self, plan: Plan, computed: Computed) -> list[Delta]:
         self._steps += 1
+        self._computed_tokens += plan.token_count
         self._preemptions += len(plan.preempted)
         self._planner.account(plan)
         for row, scores in zip((row for row in plan.rows if row.targets), computed.scores, strict=True):
@@ -217,6 +233,7 @@ class PagedEngine:
     def _yield_to(self, plan: Plan, error: OutOfMemory) -> list[Delta]:
         """Smaller steps are tried until there is nothing left to make smaller: then it is this one request that does not fit."""
         if self._planner.shrink(plan):
+            self._shrunk_steps += 1
             logger.warning("a step of %d tokens ran out of memory: the next ones are smaller (%s)", plan.token_count, error)
             return []
         return [self._fail(plan.rows[0].sequence_id, Fault.RESOURCE_EXHAUSTED, f"a single token of it ran out of memory: {error}")]

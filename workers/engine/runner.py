@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from headrace.counted import counted
 from headrace.errors import ModelUnavailable, SettingsError
 from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
@@ -22,6 +23,9 @@ from workers.engine.next_token import NextToken, next_tokens, tell
 from workers.engine.planner import Plan
 from workers.engine.processors import count_processors
 from workers.engine.sampler import Draw
+
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+"""Every type that weights have outside of int8, and caches."""
 
 
 class OutOfMemory(Exception):
@@ -47,6 +51,9 @@ class Runner:
             raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is for CPUs with AVX2, FMA and F16C or of ARM, the device is {self.device}")
         shape = read_shape(folder.path)
         dtype, kv_dtype = _dtypes(config, shape, self.device)
+        self.dtype_name = "int8" if config.dtype == "int8" else _NAMES[dtype]
+        """Of the weights."""
+        self.kv_dtype_name = _NAMES[kv_dtype]
         self.blocks = _count_blocks(config, shape, kv_dtype)
         self._new_cache = partial(
             KvCache,
@@ -64,8 +71,12 @@ class Runner:
             from workers.engine.cpu import compiled  # numba takes a while to import and is of use on CPUs only
 
             compiled.be_the_only_pool()
+            self.computed_by = f"compiled kernels, {counted(compiled.THREADS, 'thread')}"
         elif self.device.type == "cpu":
             torch.set_num_threads(min(torch.get_num_threads(), count_processors()))
+            self.computed_by = f"torch, {counted(torch.get_num_threads(), 'thread')}"
+        else:
+            self.computed_by = "torch"
         with torch.inference_mode():
             weights = Weights(folder.path, device=self.device, dtype=dtype)
             self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype))

@@ -27,8 +27,9 @@ BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
 STATUS = make_status(
-    "w1", pid=7, model=MODEL, memory_used=10, memory_total=100, kv_tokens_used=3, kv_tokens_total=30, active_requests=2, steps=5
-)
+    "w1", pid=7, model=MODEL, memory_used=10, memory_total=100, kv_tokens_used=3, kv_tokens_total=30, active_requests=2, steps=5, waiting=1,
+    preemptions=4, shrunk_steps=0, step_s=0.25, dtype="int8", kv_dtype="fp16",
+)  # fmt: skip
 
 
 async def test_all_is_well(http: httpx.AsyncClient, queue: Queue) -> None:
@@ -47,6 +48,7 @@ async def test_all_is_well(http: httpx.AsyncClient, queue: Queue) -> None:
     assert health["models"] == [{"id": MODEL, "loaded": True, "reason": None}]
     [worker] = health["workers"]
     assert worker.items() >= {"device": "cpu", "memory_used": 10, "memory_total": 100, "kv_tokens_used": 3, "active_requests": 2}.items()
+    assert (worker["dtype"], worker["kv_dtype"], worker["step_s"]) == ("int8", "fp16", 0.25)
 
 
 async def test_without_workers_and_scheduler_it_takes_work_and_says_so(http: httpx.AsyncClient, queue: Queue) -> None:
@@ -68,6 +70,23 @@ async def test_a_standby_is_seen_and_counts_as_no_worker(http: httpx.AsyncClient
     assert (health["workers"], [standby["pid"] for standby in health["standbys"]]) == ([], [7])
     lines = (await http.get("/metrics")).text.splitlines()
     assert {"headrace_workers 0.0", "headrace_standbys 1.0"} <= set(lines)
+
+
+async def test_each_worker_at_work_has_its_metrics_and_an_older_one_those_it_reports(http: httpx.AsyncClient, queue: MemoryQueue) -> None:
+    await queue.report(STATUS, 60_000)
+    await queue.report(make_status("old", model=MODEL), 60_000)
+    await queue.report(replace(STATUS, worker="waits", standby=True), 60_000)
+    lines = (await http.get("/metrics")).text.splitlines()
+    own = f'{{model="{MODEL}",worker="w1"}}'
+    assert {line for line in lines if line.startswith("headrace_worker_") and "old" not in line} == {
+        f"headrace_worker_kv_tokens{own} 30.0",
+        f"headrace_worker_kv_tokens_used{own} 3.0",
+        f"headrace_worker_waiting{own} 1.0",
+        f"headrace_worker_step_seconds{own} 0.25",
+        f"headrace_worker_preemptions_total{own} 4.0",
+        f"headrace_worker_shrunk_steps_total{own} 0.0",
+    }
+    assert sum('worker="old"' in line for line in lines) == 2
 
 
 async def test_models(http: httpx.AsyncClient) -> None:

@@ -22,7 +22,8 @@ from workers.engine.config import EngineConfig
 from workers.engine.engine import PagedEngine
 from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest, FinishReason
-from workers.worker import Timing, Worker
+from workers.timing import Timing
+from workers.worker import Worker
 
 BAD_TOKEN, OTHER_BAD_TOKEN = 2, 3
 """No good request holds or generates them."""
@@ -157,6 +158,7 @@ def test_a_step_that_does_not_fit_is_made_smaller_and_nobody_fails(make_engine: 
     refused = lack_memory(engine, monkeypatch, lambda ids: len(ids) > 10)
     check_others(make_engine(), run(engine))
     assert refused[:3] == [61, 30, 15]
+    assert engine.stats().shrunk_steps == len(refused)
 
 
 def test_a_request_that_does_not_even_fit_alone_fails(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from headrace.counted import counted
 from headrace.errors import ModelUnavailable, SettingsError
 from headrace.request import Sampling
 from workers.engine.config import EngineConfig
+from workers.engine.cpu.compiled import THREADS
 from workers.engine.engine import PagedEngine
 from workers.ports import Delta, EngineRequest, FinishReason
 
@@ -158,6 +160,15 @@ def test_a_penalised_run_resumes_as_itself(engine: PagedEngine) -> None:
     whole = ids_of(run(engine)["whole"])
     engine.add(ask("rest", sampling=sampling, committed_ids=tuple(whole[:5])))
     assert ids_of(run(engine)["rest"]) == whole[5:]
+
+
+def test_it_says_what_it_computes_with(engine: PagedEngine) -> None:
+    stats, threads = engine.stats(), counted(THREADS, "thread")
+    assert (stats.dtype, stats.kv_dtype, stats.computed_tokens) == ("fp32", "fp32", 0)
+    assert engine.makeup == f"weights fp32, cache fp32, {stats.kv_tokens_total} tokens in blocks of 8, compiled kernels, {threads} on cpu"
+    engine.add(ask(prompt=(5, 6, 7), sampling=greedy(2, ignore_eos=True)))
+    run(engine)
+    assert engine.stats().computed_tokens == 4, "the last token is not computed any more"
 
 
 def test_max_tokens_ends_with_length(engine: PagedEngine) -> None:
