@@ -22,7 +22,7 @@ from headrace.cursor import LogPosition
 from headrace.death import Death
 from headrace.logprobs import Logprobs
 from headrace.request import Lane, Request
-from headrace.state import State
+from headrace.state import Fault, State
 
 START = LogPosition(0, 0)
 """Before the first entry of any log."""
@@ -107,6 +107,16 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How many jobs ended like this."""
+
+    state: State
+    fault: Fault | None
+    """Of those that FAILED; None: there was something wrong with the request."""
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """The queue as a whole, for metrics and autoscaling."""
 
@@ -115,6 +125,8 @@ class Load:
     delayed: int
     cost: int
     """Token cost of all live jobs (prompt + max_tokens, for each choice)."""
+    ended: tuple[Ending, ...] = ()
+    """Whatever has ended since the store was made, purged jobs among it, but for what functions older than this count ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

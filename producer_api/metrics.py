@@ -56,6 +56,10 @@ class ScrapeGauges(Collector):
         for lane in load.lanes:
             depth.add_metric([lane.model, lane.lane], lane.queued)
         yield depth
+        ended = CounterMetricFamily("headrace_jobs_ended", "Jobs that have ended, by what became of them", labels=["state", "fault"])
+        for ending in load.ended:
+            ended.add_metric([ending.state, ending.fault or ""], ending.jobs)
+        yield ended
 
 
 class Metrics:

@@ -12,7 +12,8 @@ from headrace.testing.eventually import eventually
 from workers.backends.scripted import ScriptedEngine
 from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest
-from workers.worker import Timing, Worker
+from workers.timing import Timing
+from workers.worker import Worker
 
 T = TypeVar("T")
 

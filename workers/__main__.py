@@ -19,7 +19,8 @@ from workers.ports import Engine
 from workers.pulse import Patience, Pulse, beating
 from workers.status import reporting, status_of
 from workers.supervisor import Supervisor
-from workers.worker import Timing, Worker
+from workers.timing import Timing
+from workers.worker import Worker
 
 logger = logging.getLogger("workers")
 

@@ -22,7 +22,6 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,9 +30,11 @@ from headrace.ports import START, Append, Claim, Doorbell, LogEntry, Verdict, Wo
 from headrace.request import Lane
 from headrace.state import State, failure
 from workers.engine_thread import EngineThread, Outcome
+from workers.failures import Failures
 from workers.holding import Holding, Orders, choice_of, room_left, run_of
 from workers.ports import Capacity, Delta, FinishReason
 from workers.status import status_of
+from workers.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -49,27 +50,6 @@ SUSPECT_DELAY_S = 1.0
 """How long a job waits that was given back because its log and its count disagree."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
-    """Seconds. The defaults suit a lease of 5 s."""
-
-    lease: float = 5.0
-    idle: float = 0.5
-    """Longest wait for a doorbell: the price of a lost one."""
-    retry_first: float = 0.05
-    retry_longest: float = 1.0
-    drain_call: float = 0.75
-    """What a call to the store may take once the worker has been told to stop."""
-
-    @property
-    def renew(self) -> float:
-        return self.lease / 5
-
-    @property
-    def lease_ms(self) -> int:
-        return int(self.lease * 1_000)
-
-
 class Worker:
     """Runs one engine against the queue until told to stop. `clock` is monotonic seconds."""
 
@@ -82,6 +62,7 @@ class Worker:
         self._engine = engine
         self._timing = timing
         self._clock = clock
+        self._failures = Failures(clock)
         self._runs: dict[str, Holding] = {}
         self._uncertain: list[Holding] = []
         self._orders = Orders()
@@ -285,9 +266,11 @@ class Worker:
         verdicts = await self._persist(partial(self._queue.finish, [holding.end(state, reason) for holding, state, reason in endings]))
         if verdicts is None:
             return  # still held: the drain gives it back, and the next owner finds the stop condition in the log
-        for (holding, state, _), verdict in zip(endings, verdicts, strict=True):
+        for (holding, state, reason), verdict in zip(endings, verdicts, strict=True):
             if verdict is not Verdict.OK:
                 logger.warning("job %s: %s refused: %s", holding.request.id, state, verdict)
+            elif state is State.FAILED:
+                self._failures.count(holding.request.id, reason)
             del self._runs[holding.run_id]
 
     async def _obey(self, holdings: Sequence[Holding], verdicts: Sequence[Verdict]) -> None:

@@ -31,7 +31,7 @@
 --   P deaths                      LIST    id, tenant, crash, exp, ... of dead jobs that no janitor has told yet
 --   P outbox                      STREAM  id, tenant, state, why: one entry per ended job
 --   P counters                    HASH    arrival (the last one); generation; the meter of all jobs: live, cost (of live jobs), what left
---                                         lately
+--                                         lately; ended:<state>[:<fault>], jobs that ended so
 --   P tenant:<tenant>             HASH    the meter of its jobs, while any is live
 --   P workers, reports            HASH, ZSET  status by worker; when it lapses (ms)          (shard 00 only)
 --   P swept                       STRING  when a janitor last ended a round (ms)             (shard 00 only)
@@ -213,6 +213,15 @@ local function uncount(P, id, t)
   if meter_leave(P .. 'tenant:' .. f[2], f[1], t) <= 0 then redis.call('DEL', P .. 'tenant:' .. f[2]) end
 end
 
+-- The field of `counters` in which jobs that ended like this are counted: headrace/state.py says how a reason begins.
+local FAULTS = { engine_error = true, resource_exhausted = true }
+
+local function tally(state, why)
+  if state ~= 'failed' then return 'ended:' .. state end
+  local fault = string.match(why, '^([%l_]+): ')
+  return 'ended:failed' .. (fault and FAULTS[fault] and ':' .. fault or '')
+end
+
 -- The one way into a terminal state: everything an ending entails, in one step.
 local function terminate(P, id, state, why, t)
   local job = P .. 'job:' .. id
@@ -220,6 +229,7 @@ local function terminate(P, id, state, why, t)
   redis.call('ZREM', P .. 'viewer', id)
   redis.call('HSET', job, 'state', state, 'reason', why, 'ended', t)
   uncount(P, id, t)
+  redis.call('HINCRBY', P .. 'counters', tally(state, why), 1)
   local f = redis.call('HMGET', job, 'epoch', 'n', 'tenant')
   redis.call('XADD', P .. 'log:' .. id, f[1] .. '-' .. (f[2] + 1), 'end', state, 'why', why)
   redis.call('XADD', P .. 'outbox', '*', 'id', id, 'tenant', f[3], 'state', state, 'why', why)

@@ -5,7 +5,8 @@ One function of the library in `*.lua` per transition; one round trip for a call
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -16,7 +17,7 @@ from headrace.cursor import LogPosition
 from headrace.death import Death
 from headrace.errors import SchemaUnknown
 from headrace.ids import shard_of
-from headrace.ports import Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
+from headrace.ports import Append, Claim, Depth, Doorbell, Ending, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.queues.deaths import decode_deaths
 from headrace.queues.doorbell import doorbell
@@ -25,7 +26,7 @@ from headrace.queues.intake import RedisIntake
 from headrace.queues.server import Command
 from headrace.queues.shards import check_standing
 from headrace.request import Lane, decode_request
-from headrace.state import State
+from headrace.state import Fault, State
 
 WAKE, WORK = "headrace:wake", "headrace:work"
 
@@ -123,7 +124,7 @@ class RedisQueue(RedisIntake):
             *(("HGETALL", p + "depth") for p in prefixes),
             *(("ZCARD", p + "lease") for p in prefixes),
             *(("ZCARD", p + "delay") for p in prefixes),
-            *(("HGET", p + "counters", "cost") for p in prefixes),
+            *(("HGETALL", p + "counters") for p in prefixes),
         )
         n = self._shards
         depths: dict[tuple[str, Lane], int] = {}
@@ -134,7 +135,8 @@ class RedisQueue(RedisIntake):
             lanes=tuple(Depth(model, lane, count) for (model, lane), count in sorted(depths.items())),
             running=sum(replies[n : 2 * n]),
             delayed=sum(replies[2 * n : 3 * n]),
-            cost=sum(int(cost or 0) for cost in replies[3 * n :]),
+            cost=sum(int(counters.get(b"cost", 0)) for counters in replies[3 * n :]),
+            ended=_endings(replies[3 * n :]),
         )
 
     async def workers(self) -> list[WorkerStatus]:
@@ -294,6 +296,16 @@ def _in_parts(job_ids: Sequence[str]) -> list[tuple[int, list[int]]]:
 
 def _arrivals(flat: Sequence[bytes]) -> Iterable[tuple[int, str]]:
     return ((int(arrival), job_id.decode()) for job_id, arrival in zip(flat[::2], flat[1::2], strict=True))
+
+
+def _endings(counters: Iterable[Mapping[bytes, bytes]]) -> tuple[Ending, ...]:
+    """Of the hashes `counters` of all shards, whose fields `ended:<state>[:<fault>]` functions.lua writes."""
+    jobs: Counter[str] = Counter()
+    for field, count in chain.from_iterable(of_shard.items() for of_shard in counters):
+        if field.startswith(b"ended:"):
+            jobs[field.decode()] += int(count)
+    hows = ((field.split(":"), jobs[field]) for field in sorted(jobs))
+    return tuple(Ending(State(how[1]), Fault(how[2]) if how[2:] else None, count) for how, count in hows)
 
 
 def _readable(fields: Sequence[Any]) -> Job | None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from headrace.errors import JobNotFound, JobPurged
-from headrace.ports import START, Append, Depth, Load, Verdict
+from headrace.ports import START, Append, Depth, Ending, Load, Verdict
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
-from headrace.state import State
+from headrace.state import Fault, State
 from headrace.testing.bench import MODEL, Bench, Outcome
 from headrace.testing.builders import make_status
 
@@ -263,7 +263,23 @@ class TestLoad:
 
     async def test_an_emptied_lane_reads_zero(self, bench: Bench) -> None:
         await bench.queue.cancel("alice", await bench.submit())
-        assert await bench.queue.load() == Load(lanes=(Depth(MODEL, Lane.STANDARD, 0),), running=0, delayed=0, cost=0)
+        ended = (Ending(State.CANCELLED, None, 1),)
+        assert await bench.queue.load() == Load(lanes=(Depth(MODEL, Lane.STANDARD, 0),), running=0, delayed=0, cost=0, ended=ended)
+
+    async def test_endings_are_counted_by_state_and_fault_once_each_and_for_good(self, bench: Bench) -> None:
+        reasons = ["engine_error: it: made no sense", "resource_exhausted: no", "nonsense: no", "engine_errors", "engine_error: again"]
+        for state, reason in [(State.DONE, "stop"), *((State.FAILED, reason) for reason in reasons)]:
+            job_id = await bench.submit()
+            await bench.claim()
+            for _ in range(2):
+                assert await bench.finish(job_id, 1, 0, state, reason) is Verdict.OK
+            await bench.queue.forget([job_id])
+        assert (await bench.queue.load()).ended == (
+            Ending(State.DONE, None, 1),
+            Ending(State.FAILED, None, 2),
+            Ending(State.FAILED, Fault.ENGINE_ERROR, 2),
+            Ending(State.FAILED, Fault.RESOURCE_EXHAUSTED, 1),
+        )
 
 
 class TestWorkers:

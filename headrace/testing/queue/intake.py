@@ -1,7 +1,7 @@
 """How requests get into the queue in memory: at once, or withheld until a log has them. And what the whole queue is made of."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from headrace.cursor import GENERATION_EPOCHS
@@ -11,7 +11,7 @@ from headrace.queues import rules
 from headrace.queues.bell import Bells
 from headrace.queues.rules import QueueLimits
 from headrace.request import encode_request
-from headrace.state import State
+from headrace.state import Fault, State
 from headrace.testing.queue.claims import ClaimMemory
 from headrace.testing.queue.meters import Meters
 from headrace.testing.queue.record import Ended, Place, Record
@@ -41,6 +41,7 @@ class MemoryIntake:
         self._swept_ms: int | None = None
         self._deaths: list[Death] = []
         self._meters = Meters()
+        self._endings: Counter[tuple[State, Fault | None]] = Counter()
         self._generation = 0
 
     @property

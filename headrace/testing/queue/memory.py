@@ -9,10 +9,10 @@ from contextlib import AbstractAsyncContextManager
 
 from headrace.cursor import LogPosition
 from headrace.death import Death
-from headrace.ports import Append, Claim, Depth, Doorbell, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
+from headrace.ports import Append, Claim, Depth, Doorbell, Ending, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
 from headrace.queues import rules
 from headrace.request import Lane
-from headrace.state import TERMINAL, State
+from headrace.state import TERMINAL, State, fault_of
 from headrace.testing.queue.intake import MemoryIntake
 from headrace.testing.queue.record import Ended, Record
 
@@ -86,6 +86,7 @@ class MemoryQueue(MemoryIntake):
             running=sum(job.state is State.RUNNING for job in jobs),
             delayed=sum(job.state is State.DELAYED for job in jobs),
             cost=sum(job.cost for job in jobs if not job.ended),
+            ended=tuple(Ending(*how, self._endings[how]) for how in sorted(self._endings, key=lambda how: (how[0], how[1] or ""))),
         )
 
     async def workers(self) -> list[WorkerStatus]:
@@ -306,6 +307,7 @@ class MemoryQueue(MemoryIntake):
         job.lease_due = job.delay_due = job.viewer_due = None
         self._meters.leave(job.tenant, job.cost, job.ended_ms)
         job.log.append(LogEntry(position=LogPosition(job.epoch, job.committed + 1), end=state, reason=reason))
+        self._endings[state, fault_of(reason)[0] if state is State.FAILED else None] += 1
         self.outbox.append(Ended(job.ended_ms, job.id, job.tenant, state, reason))
         self._log_bells.ring([job.id])
 

@@ -172,6 +172,8 @@ async def test_metrics(http: httpx.AsyncClient, queue: Queue, files_dir: Path) -
     assert "headrace_delayed_requests 0.0" in lines
     assert f'headrace_queue_depth{{lane="standard",model="{MODEL}"}} 1.0' in lines
     assert "headrace_live_cost_tokens 4096.0" in lines
+    ended = [line for line in lines if line.startswith("headrace_jobs_ended_total")]
+    assert ended == ['headrace_jobs_ended_total{fault="",state="done"} 1.0']
     [free] = [line.split() for line in lines if line.startswith("headrace_files_free_bytes ")]
     assert float(free[1]) == pytest.approx(shutil.disk_usage(files_dir).free, rel=0.1)
     assert 'headrace_http_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0' in lines

@@ -38,7 +38,8 @@ from scheduler.janitor import Janitor
 from tests.at_work import MODEL, InlineEngine
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.ports import Delta
-from workers.worker import Timing, Worker
+from workers.timing import Timing
+from workers.worker import Worker
 
 LEASE_MS = 5_000
 LIMITS = QueueLimits(retention_ms=3_600_000)

@@ -15,7 +15,8 @@ from headrace.testing.queue.memory import MemoryQueue
 from workers.backends.scripted import ScriptedEngine, answer_to
 from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest
-from workers.worker import Timing, Worker
+from workers.timing import Timing
+from workers.worker import Worker
 
 MODEL = "test-model"
 POISON = 666

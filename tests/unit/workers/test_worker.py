@@ -5,13 +5,14 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import Append, LogEntry
+from headrace.ports import Append, LogEntry, WorkerStatus
 from headrace.request import Lane, Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
@@ -20,8 +21,9 @@ from headrace.testing.queue.memory import MemoryQueue
 from tests.at_work import MODEL, GatedEngine, ended, has_committed, is_running, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.engine_thread import EngineThread
-from workers.ports import Capacity, Delta
-from workers.worker import Timing, Worker
+from workers.ports import Capacity, Delta, EngineStats
+from workers.timing import Timing
+from workers.worker import Worker
 
 
 async def test_a_job_runs_to_its_end() -> None:
@@ -138,7 +140,7 @@ async def test_a_fenced_worker_writes_nothing_more_and_works_on() -> None:
     assert (await queue.get("default", stolen.id)).committed == committed
 
 
-async def test_a_job_the_engine_refuses_fails_alone_with_its_reason() -> None:
+async def test_a_job_the_engine_refuses_fails_alone_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     queue = MemoryQueue()
     bad, good = make_request(prompt_ids=(-1, 2)), make_request()
     for request in (bad, good):
@@ -147,6 +149,24 @@ async def test_a_job_the_engine_refuses_fails_alone_with_its_reason() -> None:
         job = await ended(queue, bad)
         assert (job.state, job.reason, job.committed) == (State.FAILED, "the script says so", 1)
         assert (await ended(queue, good)).state is State.DONE
+    assert f"jobs failed count=1 fault=none, the last is {bad.id}: the script says so" in caplog.messages
+
+
+async def test_a_worker_reports_how_its_engine_fares() -> None:
+    class Busy(ScriptedEngine):
+        def stats(self) -> EngineStats:
+            return replace(super().stats(), waiting=3, preemptions=2, shrunk_steps=1, dtype="int8", kv_dtype="fp16")
+
+    queue = MemoryQueue()
+    async with working(queue, Busy(), lease=0.05):
+        await queue.accept(make_submission(make_request(max_tokens=1_000)))
+
+        async def look() -> WorkerStatus | None:
+            return next((status for status in await queue.workers() if status.step_s is not None), None)
+
+        status = await eventually(look)
+    assert status is not None
+    assert (status.waiting, status.preemptions, status.shrunk_steps, status.dtype, status.kv_dtype) == (3, 2, 1, "int8", "fp16")
 
 
 class FlakyQueue(MemoryQueue):
