@@ -1,6 +1,8 @@
 """The one thread that touches the engine. The event loop hands it orders and awaits the outcome of a step."""
 
 import asyncio
+import logging
+import os
 import statistics
 import time
 from collections import deque
@@ -10,7 +12,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from headrace.request import Lane
+from workers.pace import Pace
 from workers.ports import Capacity, Delta, Engine, EngineRequest, EngineStats
+
+logger = logging.getLogger(__name__)
 
 MOST_URGENT, LEAST_URGENT = 0, len(Lane) - 1
 """A lane's place in the order of lanes is the priority of its requests."""
@@ -44,6 +49,9 @@ class EngineThread:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._begun = self._ended = self._steps = 0
         self._step_s: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._computed = 0
+        self._pace: Pace | None = Pace()
+        """None once the log has been told."""
 
     async def warm_up(self) -> None:
         await self._run(self._engine.warm_up)
@@ -58,6 +66,7 @@ class EngineThread:
         if outcome.stats.steps != self._steps:
             self._steps = outcome.stats.steps
             self._step_s.append(time.monotonic() - began)
+            self._keep_pace(outcome.stats, self._step_s[-1])
         return outcome
 
     @property
@@ -75,6 +84,19 @@ class EngineThread:
         closing = self._executor.submit(self._engine.close)
         self._executor.shutdown(wait=True)
         closing.result()
+
+    def _keep_pace(self, stats: EngineStats, seconds: float) -> None:
+        tokens, self._computed = stats.computed_tokens - self._computed, stats.computed_tokens
+        if self._pace is None or not tokens:
+            return
+        times = self._pace.lags(tokens=tokens, cached=stats.kv_tokens_used, seconds=seconds)
+        if times is None:
+            return
+        # Once: as long as it lasts steps of other sizes would each say so too.
+        self._pace = None
+        advice = stats.device == "cpu" and "GOMP_SPINCOUNT" not in os.environ
+        hint = ": set GOMP_SPINCOUNT=1000 for the worker (docs/operations.md)" if advice else ""
+        logger.warning("steps take %.0f times as long as they did, as if others wanted the same processors%s", times, hint)
 
     async def _run(self, call: Callable[[], T]) -> T:
         self._begun += 1
