@@ -25,6 +25,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
 
+from headrace.counted import counted
 from headrace.errors import QueueUnavailable
 from headrace.ports import START, Append, Claim, Doorbell, LogEntry, Verdict, WorkQueue
 from headrace.request import Lane
@@ -317,7 +318,7 @@ class Worker:
     async def _give_way_if_summoned(self) -> None:
         """A suspect needs a worker that holds nothing, and it is our turn: whatever runs here goes on elsewhere, or here afterwards."""
         if await self._persist(partial(self._queue.summon, worker=self._name, models=(self._model,))):
-            logger.warning("%d jobs go back to the queue: a suspect waits to run alone", len(self._runs))
+            logger.warning("gives back %s: a suspect waits to run alone", counted(len(self._runs), "job"))
             self._giving_way = True
             self._orders.abort += [sequence_id for holding in self._runs.values() for sequence_id in holding.sequence_ids]
             await self._give_back(list(self._runs.values()), delay=0.0)
@@ -342,9 +343,9 @@ class Worker:
         await self._account(outcome)
         holdings = [*self._runs.values(), *self._uncertain]
         if await self._give_back(holdings, delay=0.0):
-            logger.info("drained: %d jobs went back to the queue", len(holdings))
+            logger.info("drained: %s went back to the queue", counted(len(holdings), "job"))
         else:
-            logger.warning("drained without the state store: %d jobs go back when their leases run out", len(holdings))
+            logger.warning("drained without the state store: the leases of %s run out", counted(len(holdings), "job"))
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Repeat an idempotent call until the store answers; the engine waits meanwhile, so nothing piles up.
