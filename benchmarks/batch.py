@@ -1,12 +1,11 @@
 """A large batch on an engine that computes nothing: what everything around the engine costs in time and memory.
 
-    python -m benchmarks.batch [--lines 50000] [--line-bytes 4096] [--kill]
+    python -m benchmarks.batch --lines 50000 --line-bytes 4096
 
 Starts a `headrace up` of its own on the scripted engine, sends the file through /v1/files and /v1/batches, samples the memory of every
 process, and checks the output file. --kill: kill -9 of every process of the tree half-way, and the tree started again.
 """
 
-import argparse
 import os
 import random
 import signal
@@ -23,6 +22,7 @@ import httpx
 import orjson
 import psutil
 
+from benchmarks.arguments import parser_of
 from headrace.model_folder import DEMO_MODEL
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -132,7 +132,7 @@ def check(port: int, batch: dict[str, object], lines: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.batch", __doc__)
     parser.add_argument("--lines", type=int, default=50_000)
     parser.add_argument("--line-bytes", type=int, default=4_096)
     parser.add_argument("--kill", action="store_true")

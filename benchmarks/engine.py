@@ -1,11 +1,11 @@
 """The engine beside its peers, on the same weights, prompts and output lengths, greedy:
 
-    python -m benchmarks.engine --json engine.json [--workload mix64] [--engines paged-fp32,transformers,...] [--runs 3]
-        [--vllm-python PYTHON] [--llama-server PROGRAM] [--gguf-f32 FILE] [--gguf-q8 FILE]
+    python -m benchmarks.engine --workload mix64,mix256 --runs 3 --json engine.json
 
 Each engine runs in a process of its own, one after the other, never at once, and does the whole workload twice in it: the second time
-counts. With several runs all engines take turns, and the figures are medians. A peer that is not installed is named as such. All figures
-of one call belong together; absolute ones mean little on a shared machine. Everybody's prefix cache is off.
+counts. With several runs all engines take turns, and the figures are medians. A peer that is not there is left out by name. All figures of
+one call belong together; absolute ones mean little on a shared machine. Everybody's prefix cache is off. The table is a part of the JSON,
+which is written anew after each run.
 
 Workloads: `mix64` and `mix256`, so many chat requests at once; `single`, one stream of 512 prompt tokens. `mix64,mix256` runs both.
 """
@@ -18,16 +18,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.arguments import count, new_file, parser_of, refusing
 from benchmarks.entrant import ENGINES, Entrant, entrant
 from benchmarks.item import write_items
 from benchmarks.row import Heat, Row, row_of, with_ratios, write_rows
 from benchmarks.table import notes_of, table_of
 from benchmarks.workload import WORKLOADS
+from headrace.errors import HeadraceError
 from headrace.model_folder import DEMO_MODEL
 from headrace.settings import load_settings
 from workers.convert import ensure_folder
@@ -71,25 +73,46 @@ def _told(out: str) -> Heat:
     return Heat(failed=f"ended without figures: {out[-SAID:].strip()}")
 
 
-def compare(workload: str, entrants: Sequence[Entrant], model: Path, options: argparse.Namespace, console: Console) -> list[Row]:
-    """Run by run, all engines in each: what else the machine does changes over minutes, and should meet all of them."""
+@contextlib.contextmanager
+def stopping_cleanly() -> Iterator[None]:
+    """A signal that ends this process ends its runner too, which is in a session of its own, and takes its scratch folder along."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def compare(
+    workload: str, entrants: Sequence[Entrant], model: Path, options: argparse.Namespace, say: Callable[[str], None]
+) -> Iterator[list[Row]]:
+    """The rows so far, after every run of an engine.
+
+    Run by run, all engines in each: what else the machine does changes over minutes, and should meet all of them.
+    """
     heats: dict[str, list[Heat]] = {entrant.engine: [] for entrant in entrants}
     with tempfile.TemporaryDirectory(prefix="headrace-benchmark-") as scratch:
         work = Path(scratch) / "work.json"
         write_items(work, WORKLOADS[workload](model)[: options.n])
         for run in range(options.runs):
             for entrant in entrants:
+                where = f"{workload}, run {run + 1} of {options.runs}: {entrant.engine}"
+                if entrant.missing is None:
+                    say(f"{where} runs …")
                 heat = run_once(entrant, model, work)
                 heats[entrant.engine].append(heat)
-                console.print(f"{workload}, run {run + 1} of {options.runs}: {entrant.engine}: {heat}", style="dim", highlight=False)
-    return with_ratios([row_of(workload, entrant.engine, entrant.dtype, heats[entrant.engine]) for entrant in entrants])
+                say(f"{where}: {heat}")
+                ran = [entrant for entrant in entrants if heats[entrant.engine]]
+                yield with_ratios([row_of(workload, entrant.engine, entrant.dtype, heats[entrant.engine]) for entrant in ran])
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
     console.print(table_of(rows))
     for row in rows:
         if row.missing:
-            console.print(f"{row.engine} is not installed: {row.missing}", markup=False, highlight=False)
+            console.print(f"{row.engine} is left out: {row.missing}", markup=False, highlight=False)
         if row.failed:
             console.print(f"{row.engine} failed: {row.failed}", markup=False, highlight=False)
         for line in notes_of(row):
@@ -104,33 +127,51 @@ def _list_of(allowed: Sequence[str], what: str, text: str) -> list[str]:
     return names
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEMO_MODEL)
-    parser.add_argument("--workload", type=lambda text: _list_of(tuple(WORKLOADS), "workload", text), default=["mix64"])
-    parser.add_argument("--engines", type=lambda text: _list_of(ENGINES, "engine", text), default=list(ENGINES))
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("-n", type=int, help="only so many of the workload's requests, for a try")
-    parser.add_argument("--json", type=Path, help="where the rows go")
-    parser.add_argument("--vllm-python", help="the python of an environment that has vLLM")
-    parser.add_argument("--llama-server", default="llama-server", help="llama.cpp's server")
-    parser.add_argument("--gguf-f32", type=Path, help="the model for it in fp32")
-    parser.add_argument("--gguf-q8", type=Path, help="the same at Q8_0")
-    return parser.parse_args()
+def _parser() -> argparse.ArgumentParser:
+    parser = parser_of("benchmarks.engine", __doc__)
+    parser.add_argument(
+        "--model", default=DEMO_MODEL, help="a Hugging Face folder, a .gguf file, or the demo model's name, which is the default"
+    )
+    parser.add_argument(
+        "--workload",
+        type=lambda text: _list_of(tuple(WORKLOADS), "workload", text),
+        default=["mix64"],
+        metavar="NAMES",
+        help=f"comma-separated, of {', '.join(WORKLOADS)}; default: mix64",
+    )
+    parser.add_argument(
+        "--engines",
+        type=lambda text: _list_of(ENGINES, "engine", text),
+        default=list(ENGINES),
+        metavar="NAMES",
+        help=f"comma-separated, of {', '.join(ENGINES)}; default: all",
+    )
+    parser.add_argument("--runs", type=count, default=1, metavar="N", help="default: 1")
+    parser.add_argument("-n", type=count, metavar="N", help="only so many of the workload's requests, for a try")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="where the rows go")
+    parser.add_argument("--vllm-python", metavar="PYTHON", help="the python of an environment that has vLLM")
+    parser.add_argument("--llama-server", default="llama-server", metavar="PROGRAM", help="llama.cpp's server; default: the one on PATH")
+    parser.add_argument("--gguf-f32", type=Path, metavar="FILE", help="the model for it in fp32")
+    parser.add_argument("--gguf-q8", type=Path, metavar="FILE", help="the same at Q8_0")
+    return parser
 
 
 def main() -> int:
-    options, console = _options(), Console()
-    model = ensure_folder(options.model, load_settings().cache_dir)
+    parser, console = _parser(), Console()
+    options = parser.parse_args()
+    with refusing(parser, HeadraceError):
+        model = ensure_folder(options.model, load_settings().cache_dir)
     entrants = [entrant(name, options) for name in options.engines]
-    rows: list[Row] = []
-    for workload in options.workload:
-        compared = compare(workload, entrants, model, options, console)
-        show(compared, console)
-        rows += compared
-        if options.json:
-            write_rows(options.json, rows)
-    return 1 if any(row.failed for row in rows) else 0
+    done: list[Row] = []
+    with stopping_cleanly():
+        for workload in options.workload:
+            rows: list[Row] = []
+            for rows in compare(workload, entrants, model, options, lambda line: console.print(line, style="dim", highlight=False)):
+                if options.json:
+                    write_rows(options.json, [*done, *rows])
+            show(rows, console)
+            done += rows
+    return 1 if any(row.failed for row in done) else 0
 
 
 if __name__ == "__main__":

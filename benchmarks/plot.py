@@ -3,7 +3,6 @@
 An SVG of plain shapes that reads on light and on dark ground.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,14 +10,32 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import parser_of, refusing
+
 WIDTH, LABELS, FIGURES = 800, 110, 220
 """Pixels: of all, of the names on the left, of the figures behind the longest bar."""
 BAR, PITCH, HEAD = 18, 30, 44
+_READ = {"workload", "engine", "output_tokens_per_s", "ratio", "details", "failed"}
 OURS, PEERS, LINE = "#2f7ed8", "#9aa5b1", "#d9534f"
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#24292f}.dim{fill:#6e7781}"
     "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.dim{fill:#9198a1}}"
 )
+
+
+class NoRows(Exception):
+    """The file is none of benchmarks.engine's."""
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """As benchmarks.engine writes them. Raises OSError, NoRows."""
+    try:
+        rows = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise NoRows(f"{path} is no JSON: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= _READ for row in rows):
+        raise NoRows(f"{path} holds no rows of benchmarks.engine")
+    return rows
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -48,7 +65,7 @@ def _bar(row: Mapping[str, Any], y: int, scale: float) -> list[str]:
     speed, roofline = row["output_tokens_per_s"], _roofline(row)
     parts = [_text(LABELS - 8, y + 14, row["engine"], anchor="end")]
     if speed is None:
-        return [*parts, _text(LABELS + 4, y + 14, "failed" if row["failed"] else "not installed", dim=True)]
+        return [*parts, _text(LABELS + 4, y + 14, "failed" if row["failed"] else "left out", dim=True)]
     width, said = speed * scale, f"{speed:,.0f}"
     if row["ratio"] is not None:
         said += f" · {row['ratio']:.2f}×"
@@ -74,12 +91,13 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", dim: bool = F
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path)
-    parser.add_argument("-o", "--out", type=Path, help="default: beside the rows")
+    parser = parser_of("benchmarks.plot", __doc__)
+    parser.add_argument("rows", type=Path, help="what benchmarks.engine wrote")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: beside the rows")
     arguments = parser.parse_args()
     out = arguments.out or arguments.rows.with_suffix(".svg")
-    out.write_text(plot(json.loads(arguments.rows.read_text())), encoding="utf-8")
+    with refusing(parser, OSError, NoRows):
+        out.write_text(plot(read_rows(arguments.rows)), encoding="utf-8")
     print(out)
 
 

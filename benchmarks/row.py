@@ -48,7 +48,7 @@ class Heat:
     def __str__(self) -> str:
         if self.failed:
             return "failed"
-        return "not installed" if "missing" in self.line else f"{_speed(self.line):.1f} output tokens/s"
+        return "left out" if "missing" in self.line else f"{_speed(self.line):.1f} output tokens/s"
 
 
 def row_of(workload: str, engine: str, dtype: str, heats: Sequence[Heat]) -> Row:
@@ -77,7 +77,10 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    path.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n")
+    """In place of those of the run before, whole or not at all."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n")
+    unfinished.replace(path)
 
 
 def _speed(line: Mapping[str, Any]) -> float:

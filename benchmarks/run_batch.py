@@ -1,11 +1,10 @@
 """`headrace batch run` beside others on the same file, start-up included:
 
-    python -m benchmarks.run_batch [--lines 200] [--tokens 32] [--vllm PYTHON] [--transformers]
+    python -m benchmarks.run_batch --lines 200 --tokens 32 --transformers
 
 Each runs in a process of its own, one after the other. `--vllm` names the python of an environment that has vLLM.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.arguments import parser_of
 from headrace.model_folder import DEMO_MODEL
 from headrace.settings import load_settings
 from workers.convert import ensure_folder
@@ -48,7 +48,7 @@ def timed(command: Sequence[str], environ: Mapping[str, str] | None = None) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.run_batch", __doc__)
     parser.add_argument("--lines", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--vllm")

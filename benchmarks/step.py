@@ -1,4 +1,4 @@
-"""Where one step's time goes: python -m benchmarks.step [--dtype int8] [--kv-dtype fp16] [--rows 64] [--context 230]
+"""Where one step's time goes: python -m benchmarks.step --dtype int8 --rows 64 --context 230
 
 A step in which every sequence decodes one token, many times over; of each part the median, summed over the layers.
 """
@@ -8,11 +8,14 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from benchmarks.arguments import count, parser_of, refusing
 from benchmarks.table import print_parts
+from headrace.errors import HeadraceError
 from headrace.model_folder import DEMO_MODEL
 from headrace.request import Sampling
 from headrace.settings import load_settings
@@ -88,17 +91,28 @@ def watch(engine: PagedEngine, stopwatch: Stopwatch) -> None:
     names["next_tokens"] = stopwatch.wrap("choosing tokens", names["next_tokens"])
 
 
+def _rows(text: str) -> int:
+    rows = count(text)
+    if rows >= BUDGET:
+        raise argparse.ArgumentTypeError(f"must be less than {BUDGET}, the tokens of a step, got {rows}")
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.step", __doc__)
     parser.add_argument("--model", default=DEMO_MODEL)
     parser.add_argument("--dtype", choices=["fp32", "int8"], default="fp32")
     parser.add_argument("--kv-dtype", choices=["auto", "fp16", "fp32"], default="auto")
-    parser.add_argument("--rows", type=int, default=64, help=f"less than {BUDGET}")
-    parser.add_argument("--context", type=int, default=230, help="tokens of each sequence before the first step")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rows", type=_rows, default=64, metavar="N", help=f"less than {BUDGET}; default: 64")
+    parser.add_argument("--context", type=count, default=230, metavar="N", help="tokens of each before the first step; default: 230")
+    parser.add_argument("--steps", type=count, default=30, metavar="N", help="default: 30")
     given = parser.parse_args()
+    with refusing(parser, HeadraceError):
+        show_step(given, ensure_folder(given.model, load_settings().cache_dir))
 
-    folder = ensure_folder(given.model, load_settings().cache_dir)
+
+def show_step(given: argparse.Namespace, folder: Path) -> None:
+    """Raises HeadraceError."""
     engine = PagedEngine(
         EngineConfig(
             model=folder,

@@ -1,4 +1,4 @@
-"""The result, for people."""
+"""The result, for people: as much of it as 80 columns hold. The JSON has all."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +10,19 @@ from benchmarks.row import Row
 
 _COLUMNS = {
     "output_tokens_per_s": "output\ntok/s",
-    "total_tokens_per_s": "total\ntok/s",
-    "ttft_p50_ms": "first token\np50 ms",
-    "ttft_p95_ms": "first token\np95 ms",
-    "itl_p50_ms": "next token\np50 ms",
-    "itl_p95_ms": "next token\np95 ms",
+    "ttft_p50_ms": "first\np50 ms",
+    "itl_p50_ms": "next\np50 ms",
+    "itl_p95_ms": "next\np95 ms",
     "peak_memory_mb": "memory\nMB",
 }
-_ALONE = {"prefill_tokens_per_s": "prefill\ntok/s", "decode_tokens_per_s": "decode\ntok/s"}
-"""Of a single stream in the place of the totals, which would mix the two."""
+"""Times to the first token and between two."""
+_ALONE = {
+    "prefill_tokens_per_s": "prefill\ntok/s",
+    "decode_tokens_per_s": "decode\ntok/s",
+    "output_tokens_per_s": "output\ntok/s",
+    "peak_memory_mb": "memory\nMB",
+}
+"""Of a single stream, whose times say the same as these."""
 
 
 def table_of(rows: Sequence[Row]) -> Table:
@@ -26,15 +30,15 @@ def table_of(rows: Sequence[Row]) -> Table:
     lines = [row.as_json() for row in rows]
     columns = _COLUMNS
     if any(line["prefill_tokens_per_s"] for line in lines):
-        columns = _ALONE | {name: title for name, title in _COLUMNS.items() if name not in ("total_tokens_per_s", "ttft_p95_ms")}
+        columns = _ALONE
     ran = next((line for line in lines if line["requests"]), None)
     size = f": {ran['requests']:g} requests, {ran['prompt_tokens']:g} prompt and {ran['output_tokens']:g} output tokens" if ran else ""
     table = Table(title=f"{rows[0].workload}{size}", title_justify="left")
-    table.add_column("engine")
-    table.add_column("weights")
+    table.add_column("engine", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
     for title in columns.values():
         table.add_column(title, justify="right")
-    table.add_column("times\nthe first", justify="right")
+    table.add_column("ratio to\nthe first", justify="right")
     for line in lines:
         if why := _why_not(line):
             table.add_row(line["engine"], line["dtype"], why)
@@ -69,7 +73,7 @@ def _kind(kind: Mapping[str, Any]) -> str:
 def _why_not(line: Mapping[str, Any]) -> str | None:
     if line["failed"]:
         return "failed"
-    return "not installed" if line["missing"] else None
+    return "left out" if line["missing"] else None
 
 
 def _number(value: float | None) -> str:

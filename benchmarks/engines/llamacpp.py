@@ -100,7 +100,7 @@ def _version(server: str) -> str:
 
 
 def main() -> None:
-    parser = arguments_of(__doc__)
+    parser = arguments_of("benchmarks.engines.llamacpp", __doc__)
     parser.add_argument("--server", required=True)
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -82,7 +82,7 @@ def _cache_layers(runner: Runner) -> list[tuple[int, int | None]]:
 
 
 def main() -> None:
-    parser = arguments_of(__doc__)
+    parser = arguments_of("benchmarks.engines.paged", __doc__)
     parser.add_argument("--dtype", choices=["fp32", "int8"], required=True)
     arguments = parser.parse_args()
     items = read_items(arguments.work)

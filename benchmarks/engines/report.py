@@ -6,12 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import parser_of
 from benchmarks.recording import Figures
 
 
-def arguments_of(description: str | None) -> argparse.ArgumentParser:
+def arguments_of(module: str, description: str | None) -> argparse.ArgumentParser:
     """A parser with what every runner takes: the model's folder and the workload's file (`benchmarks.item`)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(module, description)
     parser.add_argument("model", type=Path)
     parser.add_argument("work", type=Path)
     return parser

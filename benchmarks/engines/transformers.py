@@ -40,7 +40,7 @@ def run(manager: Any, items: Sequence[Item]) -> Recording:
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__).parse_args()
+    arguments = arguments_of("benchmarks.engines.transformers", __doc__).parse_args()
     items = read_items(arguments.work)
     model: Any = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
     config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers' own

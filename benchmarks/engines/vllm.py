@@ -36,7 +36,7 @@ def run(engine: Any, items: Sequence[Item]) -> Recording:
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__).parse_args()
+    arguments = arguments_of("benchmarks.engines.vllm", __doc__).parse_args()
     if importlib.util.find_spec("vllm") is None:
         report_missing(f"{sys.executable} has no vLLM")
         return

@@ -1,4 +1,4 @@
-"""How fast everything comes back, or goes: python -m benchmarks.recovery [-n 5] [--only standby,alone] [--model SPEC]
+"""How fast everything comes back, or goes: python -m benchmarks.recovery -n 5 --only standby,alone
 
 Real processes, and a Valkey that fsyncs every write and is started again as `headrace up` does it. The figures of one run belong together;
 on a machine that has other work to do they mean little beyond their order.
@@ -8,6 +8,7 @@ import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from benchmarks.arguments import parser_of
 from benchmarks.recovery import drains, hangs, kills
 from benchmarks.recovery.figure import HEAD, Figure
 from benchmarks.recovery.site import Site
@@ -45,9 +46,11 @@ def names(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("benchmarks.recovery", __doc__)
     parser.add_argument("-n", type=int, default=5, help="times that each is measured")
-    parser.add_argument("--only", type=names, default=list(MEASUREMENTS), help=f"comma-separated: {', '.join(MEASUREMENTS)}")
+    parser.add_argument(
+        "--only", type=names, default=list(MEASUREMENTS), metavar="NAMES", help=f"comma-separated: {', '.join(MEASUREMENTS)}"
+    )
     parser.add_argument("--model", default=DEMO_MODEL)
     arguments = parser.parse_args()
     if arguments.n < 1:

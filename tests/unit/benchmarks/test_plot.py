@@ -1,12 +1,14 @@
 """The drawing, read back as XML."""
 
+import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.plot import LABELS, WIDTH, plot
-from benchmarks.row import Row
+from benchmarks.plot import LABELS, WIDTH, main, plot
+from benchmarks.row import Row, write_rows
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -39,7 +41,7 @@ def test_who_is_missing_has_a_name_and_no_bar() -> None:
 
     texts = [text.text for text in drawn.iter(f"{SVG}text")]
     assert "a <peer>" in texts
-    assert "not installed" in texts
+    assert "left out" in texts
     assert len(list(drawn.iter(f"{SVG}rect"))) == 1
 
 
@@ -54,3 +56,32 @@ def test_each_workload_has_a_panel_below_the_last() -> None:
     assert float(second.attrib["y"]) > float(first.attrib["y"])
     assert first.attrib["width"] == second.attrib["width"], "each has its own scale"
     assert float(second.attrib["y"]) < float(drawn.attrib["height"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), ("{", "is no JSON"), ('{"engine": 1}', "holds no rows"), ('[{"engine": "vllm"}]', "holds no rows")],
+)
+def test_what_holds_no_rows_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    rows = tmp_path / "rows.json"
+    if content is not None:
+        rows.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["plot", str(rows)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m benchmarks.plot: error: ")
+    assert said in line
+    assert str(rows) in line
+    assert not rows.with_suffix(".svg").exists()
+
+
+def test_what_the_benchmark_wrote_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.json"
+    write_rows(rows, [Row(workload="mix64", engine="vllm", dtype="fp32", missing="x")])
+    monkeypatch.setattr(sys, "argv", ["plot", str(rows)])
+    main()
+    assert "left out" in rows.with_suffix(".svg").read_text()

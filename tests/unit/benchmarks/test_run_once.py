@@ -2,7 +2,12 @@
 
 import asyncio
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -57,13 +62,60 @@ def test_a_runner_that_hangs_is_ended_with_what_it_started(runner: Path, tmp_pat
 
     child = int((tmp_path / "pid").read_text())
 
-    async def gone() -> bool:
-        try:
-            return psutil.Process(child).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+    asyncio.run(eventually(_async(partial(_is_gone, child))))
 
-    asyncio.run(eventually(gone))
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_runner_with_what_it_started_and_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
+    """The command as a process, whose engine is a script that never ends."""
+    pids = tmp_path / "pids"
+    (tmp_path / "runner.py").write_text(
+        "import os, pathlib, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"pathlib.Path({str(pids)!r} + '.new').write_text(f'{{os.getpid()}} {{child.pid}}')\n"
+        f"pathlib.Path({str(pids)!r} + '.new').rename({str(pids)!r})\n"
+        "child.wait()"
+    )
+    (tmp_path / "command.py").write_text(
+        "import pathlib, sys\n"
+        "from benchmarks import engine\n"
+        "from benchmarks.entrant import Entrant\n"
+        "from benchmarks.item import Item\n"
+        f"engine.ROOT = folder = pathlib.Path({str(tmp_path)!r})\n"
+        "engine.WORKLOADS = {'mix64': lambda folder: [Item((1,), 1)]}\n"
+        "engine.ensure_folder = lambda spec, cache: folder\n"
+        "engine.entrant = lambda name, options: Entrant(name, 'fp32', command=(sys.executable, 'runner'))\n"
+        "sys.exit(engine.main())"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environ = {**os.environ, "PYTHONPATH": str(Path(engine.__file__).parents[1]), "TMPDIR": str(scratch)}
+    argv = [sys.executable, str(tmp_path / "command.py"), "--engines", "vllm"]
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.DEVNULL) as command:
+        try:
+            asyncio.run(eventually(_async(pids.exists), within=60.0))
+            assert [folder.name.startswith("headrace-benchmark-") for folder in scratch.iterdir() if folder.is_dir()] == [True]
+            command.send_signal(number)
+            assert command.wait() == 128 + number
+        finally:
+            command.kill()
+    for pid in map(int, pids.read_text().split()):
+        asyncio.run(eventually(_async(partial(_is_gone, pid))))
+    assert list(scratch.iterdir()) == []
+
+
+def _async(look: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def looked() -> bool:
+        return look()
+
+    return looked
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_what_is_missing_is_not_started(tmp_path: Path) -> None:

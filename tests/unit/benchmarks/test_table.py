@@ -1,10 +1,13 @@
 """What people are shown."""
 
+from dataclasses import replace
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from benchmarks.engine import show
+from benchmarks.entrant import ENGINES
 from benchmarks.item import Item
 from benchmarks.recording import Figures, figures
 from benchmarks.roofline import Curve, Limits, Step, account
@@ -23,8 +26,8 @@ def _figures(streams: int = 2) -> Figures:
     return figures([Item((1, 2, 3), 10)] * streams, [[0.2 * (i + 1) for i in range(10)]] * streams)
 
 
-def _shown(*rows: Row) -> str:
-    console = Console(file=StringIO(), width=160)
+def _shown(*rows: Row, width: int = 160) -> str:
+    console = Console(file=StringIO(), width=width)
     show(rows, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -35,7 +38,7 @@ def test_a_row_with_figures() -> None:
 
     assert "mix64: 2 requests, 6 prompt and 20 output tokens" in text
     assert [cell.strip() for cell in text.splitlines()[-2].split("│")[1:-1]] == [
-        "vllm", "fp32", "10.0", "13.0", "200.0", "200.0", "200.0", "200.0", "1,234", "0.50",
+        "vllm", "fp32", "10.0", "200.0", "200.0", "200.0", "1,234", "0.50",
     ]  # fmt: skip
 
 
@@ -45,7 +48,7 @@ def test_peers_that_are_missing_or_failed_are_named_with_the_reason() -> None:
         Row(workload="mix64", engine="llamacpp-q8", dtype="q8_0", failed="ended with 1: [boom]"),
     )
 
-    assert "vllm is not installed: --vllm-python is not given" in text
+    assert "vllm is left out: --vllm-python is not given" in text
     assert "llamacpp-q8 failed: ended with 1: [boom]" in text
 
 
@@ -54,8 +57,17 @@ def test_a_single_stream_shows_prefill_and_decode_apart() -> None:
 
     assert "prefill" in text
     assert "decode" in text
-    assert "total" not in text
-    assert [cell.strip() for cell in text.splitlines()[-2].split("│")[3:5]] == ["15.0", "5.0"]
+    assert [cell.strip() for cell in text.splitlines()[-2].split("│")[3:6]] == ["15.0", "5.0", "5.0"]
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_terminal_of_80_columns_holds_every_name_and_figure(streams: int) -> None:
+    told = replace(_figures(streams), output_tokens_per_s=98_765.4, ttft_p50_ms=98_765.4, itl_p50_ms=98_765.4, itl_p95_ms=98_765.4)
+    rows = [Row(workload="mix256", engine=name, dtype="q8_0", figures=told, peak_memory_mb=98_765.4, ratio=10.25) for name in ENGINES]
+    lines = _shown(*rows, width=80).splitlines()
+    assert [name for name in ENGINES if any(name in line for line in lines)] == list(ENGINES)
+    assert "…" not in "".join(lines)
+    assert sum("98,765" in line and "10.25" in line for line in lines) == len(ENGINES)
 
 
 def test_our_own_rows_say_where_the_time_went() -> None:
