@@ -19,6 +19,8 @@ from headrace.model_folder import DEMO_MODEL, default_name
 PREFIX = "HEADRACE_"
 _OF_TESTS = PREFIX + "TEST_"
 """What the test suite is told, and the processes that it starts inherit."""
+_WORDS = {"bool_parsing": "Input should be true or false"}
+"""For an error's type, where its own do not name what is allowed."""
 
 
 def default_cache_dir() -> Path:
@@ -189,5 +191,8 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False, include_context=False))
+        problems = (
+            f"{PREFIX}{str(e['loc'][0]).upper()}: {_WORDS.get(e['type'], e['msg'])}"
+            for e in error.errors(include_input=False, include_context=False)
+        )
         raise SettingsError("; ".join(problems)) from None

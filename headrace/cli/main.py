@@ -15,7 +15,7 @@ from headrace.capabilities import runs_paged
 from headrace.cli import batch, jobs, kafka, keys
 from headrace.cli import chat as chat_command
 from headrace.cli.api_client import fail
-from headrace.cli.settings_table import settings_table
+from headrace.cli.settings_table import settings_list, settings_table
 from headrace.errors import HeadraceError
 from headrace.keys import reaches_others, read_keys
 from headrace.model_folder import ModelFolder, find_source, read_config
@@ -132,5 +132,6 @@ def clerk() -> None:
 
 @app.command("settings")
 def list_settings() -> None:
-    """List every setting with its default, as Markdown."""
-    typer.echo(settings_table())
+    """List every setting with its default: as a Markdown table where the output is no terminal."""
+    console = Console()
+    typer.echo(settings_list(console.width) if console.is_terminal else settings_table())
