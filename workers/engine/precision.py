@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from headrace.logprobs import Logprobs
 from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
 from headrace.tokenizer import Tokenizer
@@ -44,8 +45,18 @@ def choose_dtype(config: EngineConfig, cache_dir: Path) -> Literal["fp32", "int8
 
 
 def perplexity(config: EngineConfig) -> float:
-    """Of the fixed text, in windows that each begin anew. NaN unless every token of it has a probability: what has none is the worst of
-    the text, and a mean without it would be better than the model.
+    """Of the fixed text. NaN unless every token of it has a probability: what has none is the worst of the text, and a mean without it
+    would be better than the model.
+    """
+    logprobs = [told.chosen for told in read_text(config)]
+    if not logprobs or min(logprobs) <= UNLIKELY:
+        return math.nan
+    return math.exp(-sum(logprobs) / len(logprobs))
+
+
+def read_text(config: EngineConfig, *, top: int = 0) -> list[Logprobs]:
+    """Of every token of the fixed text but the first of each of its windows, which begin anew; with the `top` likeliest at its place. A
+    window that the engine gave up is one UNLIKELY token.
     """
     engine = PagedEngine(replace(config, prefix_cache=False, max_running=4))
     engine.open()
@@ -54,24 +65,23 @@ def perplexity(config: EngineConfig) -> float:
         :_TOKENS
     ]
     window = min(_WINDOW, folder.context_length - 1, engine.stats().kv_tokens_total - 1)
-    logprobs: list[float] = []
+    logprobs: list[Logprobs] = []
     for start in range(0, len(ids) - 1, window):
-        logprobs += _score(engine, tuple(ids[start : start + window]))
-    if not logprobs or min(logprobs) <= UNLIKELY:
-        return math.nan
-    return math.exp(-sum(logprobs) / len(logprobs))
+        logprobs += _score(engine, tuple(ids[start : start + window]), top)
+    return logprobs
 
 
-def _score(engine: PagedEngine, ids: tuple[int, ...]) -> list[float]:
-    """Of each of `ids` but the first; UNLIKELY alone if the engine gave the window up."""
-    engine.add(EngineRequest(request_id="text", prompt_ids=ids, sampling=Sampling(max_tokens=1, seed=0, logprobs=0, prompt_logprobs=True)))
+def _score(engine: PagedEngine, ids: tuple[int, ...], top: int) -> list[Logprobs]:
+    """Of each of `ids` but the first; an UNLIKELY one alone if the engine gave the window up."""
+    sampling = Sampling(max_tokens=1, seed=0, logprobs=top, prompt_logprobs=True)
+    engine.add(EngineRequest(request_id="text", prompt_ids=ids, sampling=sampling))
     deltas: list[Delta] = []
     while not any(delta.finish for delta in deltas):
         deltas += engine.step(0)
     if any(delta.finish is FinishReason.ERROR for delta in deltas):
         logger.warning("a part of the fixed text failed: %s", deltas[-1].error)
-        return [UNLIKELY]
-    return [told.chosen for delta in deltas for told in delta.prompt_logprobs]
+        return [Logprobs(UNLIKELY)]
+    return [told for delta in deltas for told in delta.prompt_logprobs]
 
 
 def _measure(config: EngineConfig) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from benchmarks.quality import measure
 from headrace.errors import SettingsError
 from headrace.settings import Settings
 from workers.backends.build import build_engine
@@ -123,6 +124,17 @@ def test_a_cache_smaller_than_a_window_of_the_text_will_do(make_model: Callable[
     engine.open()
     assert engine.stats().kv_tokens_total < 512
     assert precision.perplexity(config) > 1
+
+
+def test_what_types_cost_is_measured_on_the_same_text(config: EngineConfig) -> None:
+    measured = {(dtype, kv_dtype): its for dtype, kv_dtype, its in measure(config)}
+    assert len(measured) == 4
+    first = measured["fp32", "fp32"]
+    assert (first.worse, first.error, first.same) == (0, 0, 1)
+    assert first.perplexity == pytest.approx(precision.perplexity(replace(config, dtype="fp32", kv_dtype="fp32")))
+    for (dtype, kv_dtype), its in measured.items():
+        assert its.perplexity == pytest.approx(first.perplexity * (1 + its.worse))
+        assert (its == first) == ((dtype, kv_dtype) == ("fp32", "fp32")), "it is computed in these types"
 
 
 def test_a_verdict_that_cannot_be_written_is_said(config: EngineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
