@@ -77,7 +77,13 @@ def _told(out: str) -> Heat:
 def stopping_cleanly() -> Iterator[None]:
     """A signal that ends this process ends its runner too, which is in a session of its own, and takes its scratch folder along."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+
+    def end(number: int, _frame: object) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)  # a second one would cut the cleaning short
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:

@@ -35,10 +35,10 @@ def table_of(rows: Sequence[Row]) -> Table:
     size = f": {ran['requests']:g} requests, {ran['prompt_tokens']:g} prompt and {ran['output_tokens']:g} output tokens" if ran else ""
     table = Table(title=f"{rows[0].workload}{size}", title_justify="left")
     table.add_column("engine", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
+    table.add_column("type", no_wrap=True)
     for title in columns.values():
         table.add_column(title, justify="right")
-    table.add_column("ratio to\nthe first", justify="right")
+    table.add_column("ratio\nto 1st", justify="right")
     for line in lines:
         if why := _why_not(line):
             table.add_row(line["engine"], line["dtype"], why)
