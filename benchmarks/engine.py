@@ -1,6 +1,6 @@
 """The engine beside its peers, on the same weights, prompts and output lengths, greedy:
 
-    python -m benchmarks.engine --workload mix64,mix256 --runs 3 --json engine.json
+    python -m benchmarks.engine --workload mix64,mix256 --json engine.json
 
 Each engine runs in a process of its own, one after the other, never at once, and does the whole workload twice in it: the second time
 counts. With several runs all engines take turns, and the figures are medians. A peer that is not there is left out by name. All figures of
