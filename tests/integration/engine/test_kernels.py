@@ -13,6 +13,7 @@ import pytest
 from headrace.supervise import EX_CONFIG
 from workers.engine.cpu import kernel_folder as folders
 from workers.engine.cpu.kernel_folder import UNUSED_S, kernel_folder
+from workers.engine.cpu.kernel_store import KernelStore
 
 GENERATE = """
 import logging, sys
@@ -36,6 +37,16 @@ while engine.stats().running + engine.stats().waiting:
         print(delta.request_id, *delta.token_ids)
 print("kernels", has_kernels(torch.device("cpu")))
 """
+NORM = """
+import logging, resource, sys, numpy as np, torch
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+most = int(sys.argv[1])
+if most:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+from workers.engine.cpu.rows import RmsNorm, gelu_tanh_and_mul
+print(RmsNorm(torch.ones(8), 0.0)(np.full((1, 8), 3, np.float32))[0, 0], gelu_tanh_and_mul(np.zeros((1, 16), np.float32))[0, 0])
+"""
+RIGHT = "1.0 0.0\n"
 WITHOUT = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2"}
 """A processor of before AVX2."""
 
@@ -56,7 +67,7 @@ def test_each_state_of_the_sources_has_a_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(folders, "__file__", str(source))
     second = kernel_folder(str(tmp_path))
     assert second is not None
-    assert {Path(first), Path(second)} == set(tmp_path.glob("kernels-*"))
+    assert {first, second} == set(tmp_path.glob("kernels-*"))
 
 
 def test_folders_that_nobody_uses_any_more_are_removed(tmp_path: Path) -> None:
@@ -66,12 +77,15 @@ def test_folders_that_nobody_uses_any_more_are_removed(tmp_path: Path) -> None:
     for folder, age in ((old, UNUSED_S + 60), (recent, UNUSED_S - 60), (other, UNUSED_S + 60)):
         os.utime(folder, (time.time() - age,) * 2)
     mine = kernel_folder(str(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"kernels-recent", "somebody-elses", Path(mine or "").name}
+    assert mine is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"kernels-recent", "somebody-elses", mine.name}
 
 
 def test_without_a_setting_they_are_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert Path(kernel_folder("") or "").parent == tmp_path / "headrace" / "kernels"
+    mine = kernel_folder("")
+    assert mine is not None
+    assert mine.parent == tmp_path / "headrace" / "kernels"
 
 
 def test_where_nothing_can_be_kept_it_is_said_and_kernels_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,11 +95,51 @@ def test_where_nothing_can_be_kept_it_is_said_and_kernels_work(tmp_path: Path, c
         assert kernel_folder(str(blocked)) is None
     assert "kernels are compiled anew at every start" in caplog.text
     result = run(
-        "import torch; from workers.engine.cpu.rows import RmsNorm; "
-        "print(RmsNorm(torch.ones(8), 0.0)(torch.full((1, 8), 3.0).numpy())[0, 0])",
+        NORM,
+        "0",
         NUMBA_CACHE_DIR=str(blocked),
     )
-    assert (result.stdout, result.returncode) == ("1.0\n", 0), result.stderr
+    assert (result.stdout, result.returncode) == (RIGHT, 0), result.stderr
+
+
+def test_a_full_disk_costs_what_was_not_kept(tmp_path: Path) -> None:
+    full = run(NORM, "4096", NUMBA_CACHE_DIR=str(tmp_path))
+    assert (full.stdout, full.returncode) == (RIGHT, 0), full.stderr
+    assert full.stderr.count("compiling kernels into") == 1
+    assert full.stderr.count("are compiled anew at every start, which takes up to a minute: it cannot be written") == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    room = run(NORM, "0", NUMBA_CACHE_DIR=str(tmp_path))
+    assert "cannot be written" not in room.stderr
+    again = run(NORM, "0", NUMBA_CACHE_DIR=str(tmp_path))
+    assert (again.stdout, again.stderr) == (RIGHT, "")
+
+
+def test_a_damaged_file_is_compiled_anew(tmp_path: Path) -> None:
+    run(NORM, "0", NUMBA_CACHE_DIR=str(tmp_path))
+    [file] = tmp_path.rglob("rows._rms_norm-*.kernel")
+    for damaged in (b"", file.read_bytes()[:-1], file.read_bytes()[:-512] + bytes(512)):
+        file.write_bytes(damaged)
+        healed = run(NORM, "0", NUMBA_CACHE_DIR=str(tmp_path))
+        assert (healed.stdout, healed.returncode) == (RIGHT, 0), healed.stderr
+        assert f"{file} is damaged: this kernel is compiled anew" in healed.stderr
+    assert run(NORM, "0", NUMBA_CACHE_DIR=str(tmp_path)).stderr == ""
+
+
+def test_a_folder_that_cannot_be_written_is_good_for_what_it_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody writes into /proc, not even root."""
+    store = KernelStore(Path("/proc"))
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            store.tell()
+            store.write("one.kernel", (1, 2))
+    [told] = caplog.messages
+    assert told.startswith("kernels that are not in /proc are compiled anew at every start")
+    KernelStore(tmp_path).write("one.kernel", (1, 2))
+    tmp_path.chmod(0o500)
+    try:
+        assert KernelStore(tmp_path).read("one.kernel") == (1, 2)
+    finally:
+        tmp_path.chmod(0o700)
 
 
 @pytest.mark.parametrize("before", ["", "import numba; "])
@@ -101,7 +155,7 @@ def test_they_are_kept_where_they_should_be_whoever_imports_numba_first(tmp_path
     assert result.stdout.endswith("omp tbb workqueue\n")
     [folder] = tmp_path.iterdir()
     assert folder.name.startswith("kernels-")
-    assert list(folder.rglob("rows._rms_norm-*.nbc"))
+    assert list(folder.rglob("rows._rms_norm-*.kernel"))
 
 
 def test_a_machine_without_openmp_has_another_pool(tmp_path: Path) -> None:

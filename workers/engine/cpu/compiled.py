@@ -14,6 +14,7 @@ import torch
 from numba.core.registry import cpu_target
 
 from workers.engine.cpu.kernel_folder import kernel_folder
+from workers.engine.cpu.kernel_store import KernelStore
 from workers.engine.processors import count_processors
 
 # Everything but the promise that there are no NaNs: they must come through, to be seen in the logits.
@@ -24,7 +25,7 @@ _settings: Any = numba.config
 _settings.reload_config()  # who imported numba before has done so without the line above
 THREADS: int = min(torch.get_num_threads(), _settings.NUMBA_NUM_THREADS, count_processors())
 """torch looks at OMP_NUM_THREADS and at cores, numba at NUMBA_NUM_THREADS."""
-_FOLDER = kernel_folder(_settings.CACHE_DIR)
+_STORE = KernelStore(kernel_folder(_settings.CACHE_DIR))
 
 
 def lacking() -> tuple[str, ...]:
@@ -44,12 +45,9 @@ def kernel(function: Callable[..., None]) -> Callable[..., None]:
     Its free variables must be numbers, since they are the key under which it is found there. Its own arithmetic is exact: sums that may be
     made in another order belong into what is `inlined`. (With fastmath here, products of `tile` take half as long again.)
     """
-    # numba looks at its setting here and never again for this function: nobody else's setting, before or later, comes into it.
-    others, _settings.CACHE_DIR = _settings.CACHE_DIR, _FOLDER or ""
-    try:
-        result: Callable[..., None] = numba.njit(cache=_FOLDER is not None, nogil=True, error_model="numpy", parallel=True)(function)
-    finally:
-        _settings.CACHE_DIR = others
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", parallel=True)(function)
+    dispatcher._cache = _STORE.cache_of(function)  # where numba's own would be
+    result: Callable[..., None] = dispatcher
     return result
 
 

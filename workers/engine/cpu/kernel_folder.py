@@ -16,21 +16,23 @@ UNUSED_S = 30 * 86_400.0
 """Folders of other versions are removed when no process has started with them for so long: until then one may be used beside this one."""
 
 
-def kernel_folder(given: str) -> str | None:
-    """One for each state of the sources: numba looks for changes in a kernel's own file, not in those of what is compiled into it.
+def kernel_folder(given: str) -> Path | None:
+    """One for each state of the sources: what is compiled into a kernel may be in any of them.
 
-    In the folder `given`, or that of the default settings. None if nothing can be written there.
+    In the folder `given`, or that of the default settings. None if it is not there and cannot be made. One that is there but cannot be
+    written is good for what it holds.
     """
     parent = Path(given) if given else default_cache_dir() / "kernels"
     folder = parent / f"kernels-{_state_of_sources()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("kernels are compiled anew at every start, which takes up to a minute: %s", error)
+        return None
+    with contextlib.suppress(OSError):  # somebody else's, or read-only: then it is not ours to tidy up either
         os.utime(folder)
         _remove_unused(parent, time.time() - UNUSED_S)
-    except OSError as error:
-        logger.warning("kernels are compiled anew at every start: %s", error)
-        return None
-    return str(folder)
+    return folder
 
 
 def _state_of_sources() -> str:
