@@ -8,10 +8,12 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace.errors import InvalidRequest
+from headrace.errors import InvalidRequest, SettingsError
 from headrace.request import Sampling
 
 AUTO = "auto"
+_PACKAGES = frozenset({"transformers", "vllm"})
+"""Engines that are somebody else's package, of the same name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,3 +77,9 @@ def runs_paged(engine: str) -> bool:
 
 def has_vllm() -> bool:
     return importlib.util.find_spec("vllm") is not None
+
+
+def check_installed(engine: str) -> None:
+    """Of a value of `HEADRACE_ENGINE`. Raises SettingsError where the package that it needs is missing."""
+    if engine in _PACKAGES and importlib.util.find_spec(engine) is None:
+        raise SettingsError(f"HEADRACE_ENGINE={engine} needs the package {engine}, which is not installed here; run: pip install {engine}")

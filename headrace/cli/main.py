@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from headrace.architectures import paged_architecture
-from headrace.capabilities import runs_paged
+from headrace.capabilities import check_installed, runs_paged
 from headrace.cli import batch, jobs, kafka, keys
 from headrace.cli import chat as chat_command
 from headrace.cli.api_client import fail
@@ -76,6 +76,7 @@ def up(
     try:
         # What the children would refuse is refused here, before anything starts.
         settings = load_settings()
+        check_installed(settings.engine)
         source = find_source(settings.model)
         if source.is_dir():
             ModelFolder.read(source, max_context=settings.max_context)

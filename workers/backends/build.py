@@ -1,10 +1,11 @@
 """From settings to an engine: the composition root of what generates. Each adapter is imported only where it is chosen."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from headrace.capabilities import AUTO, CAPABILITIES, has_vllm
+from headrace.capabilities import AUTO, CAPABILITIES, check_installed, has_vllm
 from headrace.errors import SettingsError
 from headrace.model_folder import ModelFolder
 from headrace.settings import Settings
@@ -17,12 +18,17 @@ from workers.ports import Engine
 
 logger = logging.getLogger(__name__)
 
+_OF_PAGED = ("dtype", "kv_dtype")
+
 
 def build_engine(settings: Settings) -> Engine:
     """Loads the model, but for engines that do so when they are warmed up. Raises ModelUnavailable, SettingsError."""
     name = choose_engine(settings.engine, vllm=has_vllm(), cuda=lambda: _has_cuda(settings.device))
     if settings.batch_invariant and not CAPABILITIES[name].batch_invariant:
         raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is not to be had from the engine {name!r}, only from 'paged' on a CPU")
+    check_installed(name)
+    if name != "paged" and (ignored := [f"HEADRACE_{field.upper()}" for field in _OF_PAGED if field in settings.model_fields_set]):
+        logger.warning("the engine is %s, which ignores %s", name, " and ".join(ignored))
     path = ensure_folder(settings.model, settings.cache_dir)  # the API reads the tokenizer from it, whatever the engine
     folder = ModelFolder.read(path, settings.served_model, max_context=settings.max_context)
     logger.info("the engine is %s", name)
@@ -90,8 +96,18 @@ def check_room(room: int, order: Order) -> None:
         )
 
 
+@contextmanager
+def _importing(order: Order) -> Iterator[None]:
+    """What is installed may be another version, or lack what it needs itself: starting again would not help."""
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(f"HEADRACE_ENGINE={order.name}: the {order.name} that is installed here cannot be used: {error}") from error
+
+
 def _transformers(order: Order) -> Engine:
-    from workers.backends.transformers_source import TransformersSource
+    with _importing(order):
+        from workers.backends.transformers_source import TransformersSource
 
     source = TransformersSource(_config(order), order.folder)
     check_room(source.room, order)
@@ -99,7 +115,8 @@ def _transformers(order: Order) -> Engine:
 
 
 def _vllm(order: Order) -> Engine:
-    from workers.backends.vllm_source import VllmSource
+    with _importing(order):
+        from workers.backends.vllm_source import VllmSource
 
     # Its own default, most of a GPU's memory, is a better one than ours.
     given = order.settings.kv_memory_mb if "kv_memory_mb" in order.settings.model_fields_set else None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.capabilities import has_vllm
 from headrace.testing.tiny_model import make_model
 from tests.integration.cli.command import Headrace
 
@@ -44,3 +45,12 @@ async def test_a_model_that_the_engine_does_not_run(headrace: Headrace, tmp_path
     assert "architecture 'MixtralForCausalLM' is not supported; supported: Gemma3ForCausalLM, " in said
     assert "HEADRACE_ENGINE=transformers serves other models" in said
     assert list(headrace.folder.iterdir()) == [model]
+
+
+@pytest.mark.skipif(has_vllm(), reason="it is installed here")
+async def test_an_engine_whose_package_is_missing(headrace: Headrace) -> None:
+    headrace.environ["HEADRACE_ENGINE"] = "vllm"
+    told = await headrace("up")
+    assert told.code == 1
+    assert "HEADRACE_ENGINE=vllm needs the package vllm, which is not installed here" in " ".join(told.stderr.split())
+    assert not list(headrace.folder.iterdir())
