@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         "elsewhere that is not to be had, and true is refused at the start.",
     )
     prefix_cache: bool = Field(True, description="Whether requests of one tenant that begin alike share what was computed for the first.")
-    max_running: int = Field(64, ge=1, description="Sequences an engine runs at once.")
+    max_running: int = Field(64, ge=1, le=16_384, description="Sequences an engine runs at once.")
     token_budget: int = Field(
         512, ge=16, description="Tokens one engine step computes at most; prompts are prefilled in chunks of what is left of it."
     )
@@ -166,7 +166,11 @@ class Settings(BaseSettings):
     standby: int = Field(
         0, ge=0, le=1, description="1 keeps a second engine process, with the model loaded, that goes on at once when the first one dies."
     )
-    kv_memory_mb: int = Field(1_024, ge=1, description="Memory of the KV cache; it never grows.")
+    kv_memory_mb: int = Field(
+        1_024,
+        ge=1,
+        description="Memory of the KV cache; it never grows. On a CPU more than the machine or its control group has is refused.",
+    )
     block_size: int = Field(16, ge=4, multiple_of=4, description="Tokens per KV block.")
     worker_name: str = Field(default_factory=socket.gethostname, description="Prefix of the worker ids of this host.")
 

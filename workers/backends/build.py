@@ -62,9 +62,12 @@ def _paged(order: Order) -> Engine:
     from workers.engine.runner import choose_device, kv_tokens
 
     config = _config(order)
-    check_room(kv_tokens(config), order)  # first: to measure what weights are to be takes a while
+    _check_memory(config)
     if config.dtype == "auto" and has_kernels(choose_device(config.device)):
+        # First, with the most it may come to hold: to measure what weights are to be takes a while.
+        check_room(kv_tokens(replace(config, dtype="int8")), order)
         config = replace(config, dtype=choose_dtype(config, order.settings.cache_dir))
+    check_room(kv_tokens(config), order)
     engine = PagedEngine(config)
     logger.info("%s", engine.makeup)
     return engine
@@ -86,13 +89,24 @@ def _config(order: Order) -> EngineConfig:
     )
 
 
+def _check_memory(config: EngineConfig) -> None:
+    """Only of a CPU: other devices grant a cache at once, or refuse it."""
+    from workers.engine.memory import check_kv_memory, read_memory
+    from workers.engine.runner import choose_device
+
+    if choose_device(config.device).type == "cpu":
+        check_kv_memory(config.kv_memory_mb, read_memory())
+
+
 def check_room(room: int, order: Order) -> None:
     """The API accepts whatever fits the context, and what it accepts must be able to run. Raises SettingsError."""
-    context = order.folder.context_length
+    context, settings = order.folder.context_length, order.settings
     if room < context:
+        size = settings.block_size
+        enough = -(-settings.kv_memory_mb * -(-context // size) // (room // size))
         raise SettingsError(
-            f"HEADRACE_KV_MEMORY_MB={order.settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
-            "raise it, or lower HEADRACE_MAX_CONTEXT"
+            f"HEADRACE_KV_MEMORY_MB={settings.kv_memory_mb} holds {room} tokens, less than the context of {context}: "
+            f"raise it to {enough}, or lower HEADRACE_MAX_CONTEXT to {room}"
         )
 
 
@@ -109,7 +123,9 @@ def _transformers(order: Order) -> Engine:
     with _importing(order):
         from workers.backends.transformers_source import TransformersSource
 
-    source = TransformersSource(_config(order), order.folder)
+    config = _config(order)
+    _check_memory(config)
+    source = TransformersSource(config, order.folder)
     check_room(source.room, order)
     return _far(source, order)
 

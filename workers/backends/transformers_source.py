@@ -48,7 +48,10 @@ class TransformersSource:
         block_bytes = _block_bytes(self._model, config.block_size)
         self._blocks = config.kv_memory_mb * 2**20 // block_bytes
         if self._blocks < 1:
-            raise SettingsError(f"HEADRACE_KV_MEMORY_MB={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+            raise SettingsError(
+                f"HEADRACE_KV_MEMORY_MB={config.kv_memory_mb} holds no block of HEADRACE_BLOCK_SIZE={config.block_size} tokens, "
+                f"which takes {block_bytes} bytes: raise the one or lower the other"
+            )
         self._eos_ids = frozenset(token for token in folder.eos_ids if token < folder.vocab_size)
         self._choosing = Choosing()
         self._manager: Any = None  # the library's own, whose methods have no types

@@ -2,32 +2,19 @@
 
 import math
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-_ROOT = Path("/")
+from workers.engine.control_groups import ROOT, control_groups
 
 
-def count_processors(root: Path = _ROOT) -> int:
+def count_processors(root: Path = ROOT) -> int:
     """At least 1. Of a quota of two and a half it is two: threads that wait for each other all stand still while one of them is throttled.
 
     `root`: where proc and sys are.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = min(map(_quota, _groups(root)), default=math.inf)
+    quota = min(map(_quota, control_groups(root)), default=math.inf)
     return max(1, bound if quota >= bound else int(quota))
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """The folders of this process's control group and of those around it, each of which may have a quota (cgroup v2)."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in lines:
-        if line.startswith("0::/"):
-            group = PurePosixPath(line[len("0::/") :])
-            yield from (root / "sys/fs/cgroup" / part for part in (group, *group.parents))
 
 
 def _quota(group: Path) -> float:

@@ -47,6 +47,7 @@ class Runner:
     def __init__(self, config: EngineConfig, folder: ModelFolder) -> None:
         """Raises ModelUnavailable if the model cannot be loaded, SettingsError if the KV memory holds no block."""
         self.device = choose_device(config.device)
+        self._kv_memory_mb = config.kv_memory_mb
         if config.batch_invariant and not has_kernels(self.device):
             raise SettingsError(f"HEADRACE_BATCH_INVARIANT=true is for CPUs with AVX2, FMA and F16C or of ARM, the device is {self.device}")
         shape = read_shape(folder.path)
@@ -82,9 +83,12 @@ class Runner:
             self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype))
 
     def open(self, blocks: int) -> None:
-        """Make the KV cache, in place of an earlier one. Must precede `run`."""
-        with torch.inference_mode():
-            self._cache = self._new_cache(blocks=blocks)
+        """Make the KV cache, in place of an earlier one. Must precede `run`. Raises SettingsError if the memory is not granted."""
+        try:
+            with torch.inference_mode():
+                self._cache = self._new_cache(blocks=blocks)
+        except MemoryError as error:
+            raise SettingsError(f"HEADRACE_KV_MEMORY_MB={self._kv_memory_mb} cannot be had here: {_first_line(error)}") from error
         self._attention = self._make_attention()
 
     def _make_attention(self) -> Attention:
@@ -172,7 +176,10 @@ def _count_blocks(config: EngineConfig, shape: Shape, kv_dtype: torch.dtype) -> 
     )
     blocks = config.kv_memory_mb * 2**20 // block_bytes
     if blocks < 1:
-        raise SettingsError(f"kv_memory_mb={config.kv_memory_mb} holds no block of {block_bytes} bytes")
+        raise SettingsError(
+            f"HEADRACE_KV_MEMORY_MB={config.kv_memory_mb} holds no block of HEADRACE_BLOCK_SIZE={config.block_size} tokens, "
+            f"which takes {block_bytes} bytes: raise the one or lower the other"
+        )
     return blocks
 
 
@@ -182,7 +189,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # there is one, meta, of which nothing can be read
     except (RuntimeError, AssertionError) as error:
         raise ModelUnavailable(f"HEADRACE_DEVICE={name!r} is no device that torch can use here: {str(error).splitlines()[0]}") from error
     return device

@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from headrace.counted import counted
 from headrace.errors import ModelUnavailable, SettingsError
 from headrace.request import Sampling
+from headrace.settings import Settings
+from workers.backends.build import build_engine
 from workers.engine.config import EngineConfig
 from workers.engine.cpu.compiled import THREADS
 from workers.engine.engine import PagedEngine
+from workers.engine.runner import OutOfMemory
 from workers.ports import Delta, EngineRequest, FinishReason
 
 PROMPT = (10, 20, 30, 40, 50)
@@ -292,10 +296,50 @@ def test_the_same_id_twice_is_a_programming_error(engine: PagedEngine) -> None:
 
 
 def test_a_cache_without_a_block_is_refused(make_model: Callable[..., Path]) -> None:
-    with pytest.raises(SettingsError, match="kv_memory_mb=1 holds no block"):
+    with pytest.raises(SettingsError, match="HEADRACE_KV_MEMORY_MB=1 holds no block of HEADRACE_BLOCK_SIZE=4096 tokens"):
         PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=1, block_size=4096))
 
 
-def test_a_device_that_is_not_there_is_named(make_model: Callable[..., Path]) -> None:
-    with pytest.raises(ModelUnavailable, match="HEADRACE_DEVICE='nonsense' is no device that torch can use here"):
-        PagedEngine(EngineConfig(model=make_model(), device="nonsense"))
+@pytest.mark.parametrize("memory_mb", [99_999_999, 99_999_999_999_999])
+def test_a_cache_beyond_the_machines_memory_is_refused(make_model: Callable[..., Path], memory_mb: int) -> None:
+    with pytest.raises(SettingsError, match=rf"HEADRACE_KV_MEMORY_MB={memory_mb} is more than the \d+ MB that this process may use"):
+        build_engine(Settings(engine="paged", model=str(make_model()), device="cpu", kv_memory_mb=memory_mb))
+
+
+def test_a_cache_that_the_system_does_not_grant_is_refused(make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on addresses (ulimit -v), or a machine that promises no more than it has."""
+    engine = PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=1))
+
+    def refuse(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 1.00 MiB")
+
+    monkeypatch.setattr("workers.engine.kv_cache.np.zeros", refuse)
+    with pytest.raises(SettingsError, match="HEADRACE_KV_MEMORY_MB=1 cannot be had here: Unable to allocate"):
+        engine.open()
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta"])
+def test_a_device_that_is_not_there_is_named(make_model: Callable[..., Path], device: str) -> None:
+    with pytest.raises(ModelUnavailable, match=f"HEADRACE_DEVICE='{device}' is no device that torch can use here"):
+        PagedEngine(EngineConfig(model=make_model(), device=device))
+
+
+def test_a_model_that_computes_no_numbers_is_not_ready(make_model: Callable[..., Path]) -> None:
+    folder = make_model()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = PagedEngine(EngineConfig(model=folder, device="cpu", kv_memory_mb=1))
+    with pytest.raises(ModelUnavailable, match=f"{folder} cannot be served: in the warm-up the model's output .* is not a number"):
+        engine.warm_up()
+
+
+def test_a_warm_up_without_memory_may_be_tried_again(make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = PagedEngine(EngineConfig(model=make_model(), device="cpu", kv_memory_mb=1))
+
+    def fail(*_: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(engine._runner, "_model", fail)
+    with pytest.raises(OutOfMemory, match="in the warm-up a single token of it ran out of memory: no room"):
+        engine.warm_up()

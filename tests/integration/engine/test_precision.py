@@ -104,8 +104,19 @@ def test_room_that_is_too_small_is_told_before_anything_is_measured(
         raise AssertionError("measured first")
 
     monkeypatch.setattr(precision, "choose_dtype", measured)
-    folder = make_model(max_position_embeddings=4096)
+    folder = make_model(max_position_embeddings=8192)
     settings = Settings(model=str(folder), engine="paged", device="cpu", kv_memory_mb=1)
+    said = "HEADRACE_KV_MEMORY_MB=1 holds 4096 tokens, less than the context of 8192: raise it to 2, or lower HEADRACE_MAX_CONTEXT to 4096"
+    with pytest.raises(SettingsError, match=said):
+        build_engine(settings)
+
+
+def test_room_is_that_of_what_was_chosen(make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache beside weights in 8 bits has half precision, and holds twice as many tokens."""
+    settings = Settings(model=str(make_model(max_position_embeddings=4096)), engine="paged", device="cpu", kv_memory_mb=1)
+    monkeypatch.setattr(precision, "choose_dtype", lambda *_: "int8")
+    assert build_engine(settings).stats().kv_tokens_total == 4096
+    monkeypatch.setattr(precision, "choose_dtype", lambda *_: "fp32")
     with pytest.raises(SettingsError, match="HEADRACE_KV_MEMORY_MB=1 holds 2048 tokens, less than the context of 4096"):
         build_engine(settings)
 

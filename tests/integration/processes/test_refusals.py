@@ -24,6 +24,10 @@ from headrace.supervise import EX_CONFIG
         ("producer_api", "HEADRACE_FILES_DIR", "/dev/null/files", "cannot create the folder of files"),
         ("workers", "HEADRACE_MODEL", "no-such-model", "no model 'no-such-model'"),
         ("workers", "HEADRACE_KV_MEMORY_MB", "100", "less than the context of 8192"),
+        ("workers", "HEADRACE_KV_MEMORY_MB", "99999999999999", "MB that this process may use"),
+        ("workers", "HEADRACE_MAX_RUNNING", "1000000000000", "HEADRACE_MAX_RUNNING: Input should be less than or equal to 16384"),
+        ("workers", "HEADRACE_DEVICE", "meta", "HEADRACE_DEVICE='meta' is no device that torch can use here"),
+        ("workers", "NUMBA_NUM_THREADS", "0", "numba cannot be used with these NUMBA_* variables"),
     ],
 )
 def test_a_wrong_setting_is_told_and_final(demo_model: Path, tmp_path: Path, package: str, variable: str, value: str, words: str) -> None:
