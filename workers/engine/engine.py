@@ -5,7 +5,7 @@ import logging
 import psutil
 import torch
 
-from headrace.errors import TokenizerFailed
+from headrace.errors import ModelUnavailable, TokenizerFailed
 from headrace.model_folder import ModelFolder
 from headrace.request import Sampling
 from headrace.state import Fault
@@ -50,7 +50,8 @@ class PagedEngine:
     def warm_up(self) -> None:
         """Run a prompt and a few tokens through every part: kernels compile, memory is touched, libraries choose their code.
 
-        No more than that, and in one batch: after a crash somebody waits for the end of it.
+        No more than that, and in one batch: after a crash somebody waits for the end of it. Raises ModelUnavailable for a model that
+        computes no numbers, OutOfMemory where not one token fits.
         """
         length = min(self._block_size + 1, self._folder.context_length - 2)
         self._open(min(WARM_UP_BLOCKS, self._runner.blocks))
@@ -60,7 +61,11 @@ class PagedEngine:
         ):
             self.add(EngineRequest(request_id=name, prompt_ids=(0,) * length, sampling=sampling))
         while self._outputs or self._early:
-            self.step(0)
+            for delta in self.step(0):
+                if delta.fault is Fault.RESOURCE_EXHAUSTED:  # there may be memory again when it is tried again
+                    raise OutOfMemory(f"in the warm-up {delta.error}")
+                if delta.fault is not None:
+                    raise ModelUnavailable(f"{self._folder.path} cannot be served: in the warm-up {delta.error}")
         self._steps = self._preemptions = self._computed_tokens = 0
 
     def open(self) -> None:
