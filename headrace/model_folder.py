@@ -190,8 +190,13 @@ def _token_text(value: object) -> str:
 def _chat_template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     file = path / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelUnavailable(f"cannot read {file}: {error}") from error
     value = tokenizer.get("chat_template")
     if isinstance(value, list):  # several named ones
-        value = {entry["name"]: entry["template"] for entry in value}.get("default")
+        if not all(isinstance(entry, dict) and {"name", "template"} <= entry.keys() for entry in value):
+            raise ModelUnavailable(f"{path / 'tokenizer_config.json'}: each of 'chat_template' must have a 'name' and a 'template'")
+        value = next((entry["template"] for entry in value if entry["name"] == "default"), None)
     return value if isinstance(value, str) else None

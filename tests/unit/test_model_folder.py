@@ -61,12 +61,26 @@ def test_yarn_stretches_the_context(tmp_path: Path, scaling: dict[str, object], 
         ({"config": {"vocab_size": 1}}, "'max_position_embeddings' must be a positive integer, got None"),
         ({"config": {**CONFIG, "text_config": 3}}, "'text_config' must be an object, got 3"),
         ({"config": {**CONFIG, "rope_scaling": {"type": "yarn", "factor": "4"}}}, "'factor' of yarn scaling must be a number .*, got '4'"),
+        ({"tokenizer_config": {"chat_template": [{"template": "x"}]}}, "each of 'chat_template' must have a 'name' and a 'template'"),
+        ({"tokenizer_config": {"chat_template": ["x"]}}, "each of 'chat_template' must have a 'name' and a 'template'"),
         ({"generation_config": {"eos_token_id": "x"}}, "'eos_token_id' must be an integer or a list of them, got 'x'"),
     ],
 )
 def test_a_malformed_folder_is_named(tmp_path: Path, files: dict[str, object], message: str) -> None:
     with pytest.raises(ModelUnavailable, match=message):
         ModelFolder.read(write(tmp_path, **files))
+
+
+def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (write(tmp_path) / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelUnavailable, match=r"cannot read .*chat_template.jinja: 'utf-8' codec"):
+        ModelFolder.read(tmp_path)
+
+
+def test_of_several_templates_it_is_the_default(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+    assert ModelFolder.read(write(tmp_path, tokenizer_config={"chat_template": named})).chat_template == "d"
+    assert ModelFolder.read(write(tmp_path, tokenizer_config={"chat_template": named[:1]})).chat_template is None
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from headrace.errors import SettingsError
 from workers.engine.activations import Activations
 
 logger = logging.getLogger(__name__)
 
 
 def has_kernels(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
-    """They are for processors, float32, and the instructions that they are made of."""
+    """They are for processors, float32, and the instructions that they are made of. Raises SettingsError where numba refuses its own."""
     return device.type == "cpu" and dtype == torch.float32 and not _lacking()
 
 
@@ -23,7 +24,10 @@ def activations_of(x: Tensor) -> Activations:
 
 @cache
 def _lacking() -> tuple[str, ...]:
-    from workers.engine.cpu.compiled import lacking  # numba takes a while to import and is of use on CPUs only
+    try:
+        from workers.engine.cpu.compiled import lacking  # numba takes a while to import and is of use on CPUs only
+    except ValueError as error:  # NUMBA_NUM_THREADS=0
+        raise SettingsError(f"numba cannot be used with these NUMBA_* variables: {error}") from error
 
     if names := lacking():
         logger.warning(

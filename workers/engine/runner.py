@@ -1,5 +1,6 @@
 """The runner computes a plan: plan → tensors → logits of the sampled rows → their next tokens."""
 
+import logging
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from workers.engine.config import EngineConfig
 from workers.engine.kernels import has_kernels
 from workers.engine.kv_cache import KvCache
 from workers.engine.linear import linear_maker
-from workers.engine.models.decoder import Decoder
+from workers.engine.models.decoder import HEAD, Decoder
 from workers.engine.models.registry import read_shape
 from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
@@ -24,6 +25,10 @@ from workers.engine.planner import Plan
 from workers.engine.processors import count_processors
 from workers.engine.sampler import Draw
 
+logger = logging.getLogger(__name__)
+
+_DERIVED = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+"""In checkpoints of early transformers. They follow from config.json."""
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 """Every type that weights have outside of int8, and caches."""
 
@@ -81,6 +86,13 @@ class Runner:
         with torch.inference_mode():
             weights = Weights(folder.path, device=self.device, dtype=dtype)
             self._model = Decoder(shape, weights, self.device, linear_maker(config.dtype))
+        if left := [name for name in weights.left if not name.endswith(_DERIVED) and not (shape.tied and name == HEAD)]:
+            logger.warning(
+                "%s holds %d tensors that its config.json has no place for, such as %s: is it of this checkpoint?",
+                folder.path,
+                len(left),
+                left[0],
+            )
 
     def open(self, blocks: int) -> None:
         """Make the KV cache, in place of an earlier one. Must precede `run`. Raises SettingsError if the memory is not granted."""

@@ -13,6 +13,8 @@ from workers.engine.models.shape import Shape
 from workers.engine.models.weights import Weights
 from workers.engine.rotary import Rotary
 
+HEAD = "lm_head.weight"
+
 
 class Decoder:
     """A model with its weights on one device."""
@@ -25,7 +27,7 @@ class Decoder:
         self._scale = None if shape.embedding_scale == 1.0 else self._embedding.new_tensor(shape.embedding_scale)
         self._layers = [DecoderLayer(i, shape, weights, make_linear) for i in range(len(shape.layers))]
         self._norm = _norm("model.norm", shape, weights)
-        self._head = make_linear(self._embedding if shape.tied else weights.take("lm_head.weight", shape.vocab, shape.hidden), None)
+        self._head = make_linear(self._embedding if shape.tied else weights.take(HEAD, shape.vocab, shape.hidden), None)
 
     def __call__(self, batch: Batch, attention: Attention) -> Tensor:
         """Logits (S, vocab), float32, of the tokens in `batch.sampled`."""
