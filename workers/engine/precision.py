@@ -1,5 +1,8 @@
 """Whether a model may run in 8 bits on a CPU: its perplexity on a fixed text, in fp32 and in int8, measured once and remembered."""
 
+import contextlib
+import ctypes
+import gc
 import hashlib
 import json
 import logging
@@ -25,12 +28,15 @@ MOST_WORSE = 0.01
 _TOKENS = 2_048
 """Of the text. The difference is known to about a quarter of a percent then: ± 0.22 for the demo model."""
 _WINDOW = 512
+_COMPARED: tuple[Literal["int8", "fp32"], ...] = ("int8", "fp32")
 _METHOD = 3
 """Counts up whenever what was measured before no longer holds: another text, other kernels."""
 
 
 def choose_dtype(config: EngineConfig, cache_dir: Path) -> Literal["fp32", "int8"]:
-    """int8 unless the text says that it costs too much. Takes seconds, the first time for a model."""
+    """int8 unless the text says that it costs too much. The first time for a model it takes two readings of the text, and what it takes to
+    compile kernels where there are none yet: for a small model a minute and a half. Raises ModelUnavailable for one that cannot be loaded.
+    """
     verdict = cache_dir / "precision" / f"{_fingerprint(config.model)}.json"
     worse = _recall(verdict)
     if worse is None:
@@ -56,10 +62,11 @@ def perplexity(config: EngineConfig) -> float:
 
 def read_text(config: EngineConfig, *, top: int = 0) -> list[Logprobs]:
     """Of every token of the fixed text but the first of each of its windows, which begin anew; with the `top` likeliest at its place. A
-    window that the engine gave up is one UNLIKELY token.
+    window that the engine gave up is one UNLIKELY token, and after a window with one nothing more is read.
     """
     engine = PagedEngine(replace(config, prefix_cache=False, max_running=4))
     engine.open()
+    logger.info("measuring how well %s does with weights in %s; this is done once for a model", config.model.name, config.dtype)
     folder = ModelFolder.read(config.model)
     ids = Tokenizer(folder.tokenizer_file).encode(resources.files(__package__).joinpath("fixed_text.txt").read_text(encoding="ascii"))[
         :_TOKENS
@@ -67,7 +74,10 @@ def read_text(config: EngineConfig, *, top: int = 0) -> list[Logprobs]:
     window = min(_WINDOW, folder.context_length - 1, engine.stats().kv_tokens_total - 1)
     logprobs: list[Logprobs] = []
     for start in range(0, len(ids) - 1, window):
-        logprobs += _score(engine, tuple(ids[start : start + window]), top)
+        scores = _score(engine, tuple(ids[start : start + window]), top)
+        logprobs += scores
+        if any(told.chosen <= UNLIKELY for told in scores):
+            break
     return logprobs
 
 
@@ -86,8 +96,21 @@ def _score(engine: PagedEngine, ids: tuple[int, ...], top: int) -> list[Logprobs
 
 def _measure(config: EngineConfig) -> float:
     """By how much more; NaN if one of the two is."""
-    logger.info("measuring whether %s may run in 8 bits; this is done once", config.model.name)
-    return perplexity(replace(config, dtype="int8")) / perplexity(replace(config, dtype="fp32")) - 1
+    found: list[float] = []
+    for dtype in _COMPARED:
+        found.append(perplexity(replace(config, dtype=dtype)))
+        give_back()
+        if math.isnan(found[-1]):
+            return math.nan
+    int8, fp32 = found
+    return int8 / fp32 - 1
+
+
+def give_back() -> None:
+    """What was freed, to the system: the allocator keeps the memory of weights for itself, and the process is there to stay."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc's has it, and needs it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -3,6 +3,9 @@
 import json
 import logging
 import math
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -12,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from benchmarks.quality import measure
-from headrace.errors import SettingsError
+from headrace.errors import ModelUnavailable, SettingsError
 from headrace.settings import Settings
 from workers.backends.build import build_engine
 from workers.engine import precision
@@ -92,9 +95,11 @@ def test_a_model_of_no_numbers_has_no_perplexity(config: EngineConfig, tmp_path:
     spoil_embedding(config.model, ord(rare) - ord("!"))  # a byte-level alphabet begins with the printable characters
     with caplog.at_level(logging.WARNING):
         assert math.isnan(precision.perplexity(config))
+        caplog.clear()
         assert precision.choose_dtype(config, tmp_path) == "fp32"
-    assert "a part of the fixed text failed: the model's output for this request is not a number" in caplog.text
-    assert "weights are fp32" in caplog.text
+    failed, verdict = caplog.messages  # once, however many windows there are
+    assert failed == "a part of the fixed text failed: the model's output for this request is not a number"
+    assert verdict.startswith("weights are fp32")
 
 
 def test_room_that_is_too_small_is_told_before_anything_is_measured(
@@ -153,3 +158,28 @@ def test_a_verdict_that_cannot_be_written_is_said(config: EngineConfig, tmp_path
     with caplog.at_level(logging.WARNING):
         precision.choose_dtype(config, tmp_path)
     assert "is measured anew at every start" in caplog.text
+
+
+def test_nothing_is_said_to_be_measured_of_a_model_that_cannot_be_loaded(
+    config: EngineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (config.model / "model.safetensors").unlink()
+    with caplog.at_level(logging.INFO), pytest.raises(ModelUnavailable, match="has neither"):
+        precision.choose_dtype(config, tmp_path)
+    assert not caplog.messages
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """Blocks below what the allocator maps one by one, with one that stays behind them: so it cannot shrink by itself."""
+    held = """
+import psutil
+from workers.engine.precision import give_back
+blocks = [bytearray(b"x" * 100_000) for _ in range(2_000)]
+last, full = blocks[-1], psutil.Process().memory_info().rss
+del blocks
+give_back()
+print(full - psutil.Process().memory_info().rss)
+"""
+    ended = subprocess.run([sys.executable, "-c", held], capture_output=True, text=True, check=True, timeout=120)
+    assert int(ended.stdout) > 150_000_000
