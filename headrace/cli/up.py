@@ -27,9 +27,11 @@ from urllib.parse import urlsplit
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 
 from headrace.cli.events import Events
 from headrace.cli.living_valkey import living_valkey
+from headrace.cli.worker_log import WorkerLog
 from headrace.errors import HeadraceError
 from headrace.lifecycle import on_stop_signal
 from headrace.supervise import STEADY_S, Supervised, ending
@@ -39,6 +41,7 @@ STILL_STARTING_S = 15.0
 """A large model takes minutes to convert or load, and a store may never answer: say so now and then, and wait on."""
 READY_POLL_S = 0.1
 CONVERTING = "the model is being converted, once (the demo model takes about half a minute)"
+LOADING = "the worker is loading the model"
 WORKERS = "workers"
 
 #: Stopped in this order; seconds each may take.
@@ -86,10 +89,11 @@ async def up(plan: Plan, console: Console) -> None:
         # Only now: a store that loads a large file may be interrupted, and dies with this process.
         on_stop_signal(stop.set)
         ear = stack.enter_context(closing(_ear(plan, events)))
+        log = WorkerLog(plan.log_of(WORKERS))
         children = _children(plan, redis_url, events, ear)
         runs = [asyncio.ensure_future(child.run()) for child in children.values()]
         try:
-            await _first_of(stop, [asyncio.ensure_future(_announce(plan, console)), *runs])
+            await _first_of(stop, [asyncio.ensure_future(_announce(plan, console, log)), *runs])
         finally:
             console.print("Stopping …", style="dim")
             for name, grace in STOP_ORDER:
@@ -150,7 +154,7 @@ def _child(package: str, env: Mapping[str, str], log: Path, events: Events, ear:
     return child
 
 
-async def _announce(plan: Plan, console: Console) -> None:
+async def _announce(plan: Plan, console: Console, log: WorkerLog) -> None:
     """One line when the tree can take and run work; a spinner with the reasons until then. Then waits for ever."""
     started = time.monotonic()
     said = ""
@@ -158,7 +162,7 @@ async def _announce(plan: Plan, console: Console) -> None:
     with console.status("starting …") as status:
         async with httpx.AsyncClient(base_url=plan.url, timeout=2.0, trust_env=False) as client:
             told_at = started
-            while (waiting_for := await _waiting_for(client)) is not None:
+            while (waiting_for := await _waiting_for(client, log)) is not None:
                 if store:
                     waiting_for = waiting_for.replace("queue unreachable", store)
                 if time.monotonic() - told_at > STILL_STARTING_S:
@@ -183,7 +187,7 @@ def address_of(redis_url: str) -> str:
         return "--redis-url"
 
 
-async def _waiting_for(client: httpx.AsyncClient) -> str | None:
+async def _waiting_for(client: httpx.AsyncClient, log: WorkerLog) -> str | None:
     """What is still missing, in words; None once requests are taken and a worker is there to run them."""
     try:
         ready = await client.get("/ready")
@@ -193,7 +197,10 @@ async def _waiting_for(client: httpx.AsyncClient) -> str | None:
         workers = (await client.get("/health")).json()["workers"]
     except (httpx.TransportError, ValueError, KeyError):  # not listening, or not yet able to answer as it should
         return "the API is starting"
-    return None if workers else "the worker is loading the model"
+    if workers:
+        return None
+    said = log.last()
+    return LOADING if said is None else f"{LOADING}: {escape(said)}"
 
 
 async def _first_of(stop: asyncio.Event, runs: Sequence["asyncio.Future[Any]"]) -> None:
