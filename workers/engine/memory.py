@@ -53,4 +53,9 @@ def check_kv_memory(wanted_mb: int, memory: Memory) -> None:
     if wanted > memory.limit:
         raise SettingsError(f"HEADRACE_KV_MEMORY_MB={wanted_mb} is more than the {limit} MB that this process may use ({free} MB are free)")
     if wanted > memory.free:
-        logger.warning("HEADRACE_KV_MEMORY_MB=%d is more than the %d MB that are free now, of %d: it may be killed", wanted_mb, free, limit)
+        logger.warning(
+            "HEADRACE_KV_MEMORY_MB=%d is more than the %d MB that are free now, of %d: this process may be killed as the cache fills",
+            wanted_mb,
+            free,
+            limit,
+        )

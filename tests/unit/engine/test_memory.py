@@ -54,4 +54,5 @@ def test_one_that_cannot_be_had_now_is_told(caplog: pytest.LogCaptureFixture) ->
         check_kv_memory(50, Memory(100 * MB, 50 * MB))
         assert not caplog.messages
         check_kv_memory(51, Memory(100 * MB, 50 * MB))
-    assert caplog.messages == ["HEADRACE_KV_MEMORY_MB=51 is more than the 50 MB that are free now, of 100: it may be killed"]
+    [told] = caplog.messages
+    assert told.startswith("HEADRACE_KV_MEMORY_MB=51 is more than the 50 MB that are free now, of 100: ")
