@@ -35,8 +35,8 @@ def machine(root: Path, group: str, **limits: tuple[str, int, str]) -> Path:
         ({"a": ("max", 100, "")}, Memory(8_000, 5_000)),
         ({"a": ("nonsense", 100, "")}, Memory(8_000, 5_000)),
         ({"a_b": ("6000", 3_000, "anon 2000\ninactive_file 400\nactive_file 100")}, Memory(6_000, 3_500)),
-        ({"a": ("7000", 6_000, ""), "a_b": ("6000", 100, "")}, Memory(6_000, 1_000)),
-        ({"a": ("9000", 0, "")}, Memory(8_000, 5_000)),
+        ({"a": ("7000", 6_000, "anon 1"), "a_b": ("6000", 100, "anon 1")}, Memory(6_000, 1_000)),
+        ({"a": ("9000", 0, "anon 1")}, Memory(8_000, 5_000)),
     ],
 )
 def test_the_least_of_machine_and_groups_counts(tmp_path: Path, limits: dict[str, tuple[str, int, str]], memory: Memory) -> None:

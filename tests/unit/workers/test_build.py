@@ -61,6 +61,7 @@ def test_an_engine_whose_package_is_missing_is_refused(engine: Literal["transfor
 def test_so_is_one_that_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another version, or one that lacks something."""
     make_model(tmp_path / "model")
+    monkeypatch.setattr(build, "has_vllm", lambda: True)
     monkeypatch.setattr(build, "check_installed", lambda _: None)
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     with pytest.raises(SettingsError, match="HEADRACE_ENGINE=vllm: the vllm that is installed here cannot be used: cannot import name"):

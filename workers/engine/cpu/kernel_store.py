@@ -22,6 +22,8 @@ from numba.core.compiler import CompileResult
 logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 32
+_dumps: Any = serialize.dumps
+_rebuild: Any = CompileResult._rebuild
 
 
 class KernelStore:
@@ -55,7 +57,7 @@ class KernelStore:
         """Whole or not at all. What cannot be written is said once."""
         if not self._keeps or self._folder is None:
             return
-        data = serialize.dumps(value)
+        data = _dumps(value)
         try:
             _write(self._folder, name, hashlib.sha256(data).digest() + data)
         except OSError as error:
@@ -100,7 +102,7 @@ class KernelCache:
         if payload is None:
             self._store.tell()
             return None
-        return CompileResult._rebuild(target, *payload)
+        return _rebuild(target, *payload)
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         if not compiled.library.has_dynamic_globals:  # addresses of this process
