@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import statistics
 import time
 from collections import deque
@@ -94,9 +93,7 @@ class EngineThread:
             return
         # Once: as long as it lasts steps of other sizes would each say so too.
         self._pace = None
-        advice = stats.device == "cpu" and "GOMP_SPINCOUNT" not in os.environ
-        hint = ": set GOMP_SPINCOUNT=1000 for the worker (docs/operations.md)" if advice else ""
-        logger.warning("steps take %.0f times as long as they did, as if others wanted the same processors%s", times, hint)
+        logger.warning("steps take %.0f times as long as they did, as if others wanted the same processors", times)
 
     async def _run(self, call: Callable[[], T]) -> T:
         self._begun += 1

@@ -196,3 +196,11 @@ def test_an_engine_process_keeps_them_in_its_cache_dir(make_model: Callable[...,
     assert "HEADRACE_DTYPE=int8 is for CPUs with AVX2, FMA and F16C or of ARM" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert [path.name[:8] for path in (tmp_path / "cache" / "kernels").iterdir()] == ["kernels-"]
+
+
+@pytest.mark.parametrize(("environ", "spins"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_that_wait_soon_sleep(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], spins: str) -> None:
+    """The runtime itself says what it has read when it was loaded, which a variable set too late does not change."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)  # this process has the engine's own
+    told = run("import workers.__main__, workers.engine.kernels", OMP_DISPLAY_ENV="verbose", **environ).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in told

@@ -29,7 +29,6 @@ class Laggard(ScriptedEngine):
 
 
 async def test_steps_that_take_far_longer_are_told_of_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     clock = {"now": 0.0, "step": 0.05}
 
     def monotonic() -> float:
@@ -44,4 +43,4 @@ async def test_steps_that_take_far_longer_are_told_of_once(monkeypatch: pytest.M
             await thread.turn([], [])
     thread.close()
     [record] = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert "GOMP_SPINCOUNT=1000" in record.getMessage()
+    assert record.getMessage().startswith("steps take 6 times as long as they did")
