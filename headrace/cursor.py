@@ -38,6 +38,10 @@ class LogPosition(NamedTuple):
         return f"{self.epoch}-{self.n}"
 
 
+START = LogPosition(0, 0)
+"""Before the first entry of any log."""
+
+
 class Cursor(NamedTuple):
     """Position of one event: a log entry, and which of the entry's events (0 is the first)."""
 

@@ -20,12 +20,12 @@ from typing import Protocol
 
 from headrace.cursor import LogPosition
 from headrace.death import Death
+from headrace.job import Job, LogEntry
+from headrace.load import Load
 from headrace.logprobs import Logprobs
 from headrace.request import Lane, Request
-from headrace.state import Fault, State
-
-START = LogPosition(0, 0)
-"""Before the first entry of any log."""
+from headrace.state import State
+from headrace.worker_status import WorkerStatus
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,110 +55,6 @@ class Reserved:
     job_id: str
     withheld: bool
     """It waits to be admitted. False: that was done, or it has ended."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """A request seen by its submitter. Times are Unix milliseconds of the store."""
-
-    request: Request
-    state: State
-    reason: str
-    """Why it ended ("stop", "length", "cancelled", "deadline", an error's text); empty while live. Of a job that is done with several
-    choices, the finish reason of each in turn: "stop,length"."""
-    epoch: int
-    committed: int
-    """Tokens in the log, of all choices."""
-    crashes: int
-    """Workers that died with it since it last made progress."""
-    cancel_requested: bool
-    accepted_ms: int
-    started_ms: int | None
-    """First claim."""
-    ended_ms: int | None
-    deadline_ms: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LogEntry:
-    """One entry of a job's token log: tokens, or the end marker (`end` is set, and it is the last entry)."""
-
-    position: LogPosition
-    choice: int = 0
-    token_ids: tuple[int, ...] = ()
-    text: str = ""
-    """What these tokens add to the visible text; may be empty while the detokenizer holds text back."""
-    logprobs: tuple[Logprobs, ...] = ()
-    """One for each token, if the request asked for them."""
-    prompt_logprobs: tuple[Logprobs, ...] = ()
-    """One for each prompt token but the first, if the request asked for them: with the first tokens of each choice."""
-    end: State | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """Load of one lane of one model."""
-
-    model: str
-    lane: Lane
-    queued: int
-    """Suspects among them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How many jobs ended like this."""
-
-    state: State
-    fault: Fault | None
-    """Of those that FAILED; None: there was something wrong with the request."""
-    jobs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The queue as a whole, for metrics and autoscaling."""
-
-    lanes: tuple[Depth, ...]
-    running: int
-    delayed: int
-    cost: int
-    """Token cost of all live jobs (prompt + max_tokens, for each choice)."""
-    ended: tuple[Ending, ...] = ()
-    """Whatever has ended since the store was made, purged jobs among it, but for what functions older than this count ended."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerStatus:
-    """What a worker says about itself from its step loop; gone from the store soon after it stops saying so."""
-
-    worker: str
-    pid: int
-    model: str
-    device: str
-    memory_used: int
-    """Bytes resident on the device (on CPU: of the process)."""
-    memory_total: int
-    kv_tokens_used: int
-    kv_tokens_total: int
-    active_requests: int
-    steps: int
-    """Engine steps since the process started: proves progress."""
-    standby: bool = False
-    """Warmed up, without a cache and without work: it waits for its turn. (Older workers do not say, and have none that reports.)"""
-    # None of what follows: an older worker does not say, or its engine does not know.
-    waiting: int | None = None
-    """Sequences that it has taken and that do not run now: new ones, and those that were displaced."""
-    preemptions: int | None = None
-    """Sequences displaced since the process started, to be computed again."""
-    shrunk_steps: int | None = None
-    """Steps since then that ran out of memory and were tried again, smaller."""
-    step_s: float | None = None
-    """Median of its last steps; None before the first."""
-    dtype: str | None = None
-    """Of the weights, such as int8."""
-    kv_dtype: str | None = None
 
 
 class Doorbell(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.ports import LogEntry
+from headrace.job import LogEntry
 from headrace.request import Request
 from headrace.wire.answers import whole_answer
 from headrace.wire.prompter import Prompters

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from headrace.cursor import ROLE, Cursor, LogPosition
-from headrace.ports import START, LogEntry
+from headrace.cursor import ROLE, START, Cursor, LogPosition
+from headrace.job import LogEntry
 from headrace.request import Endpoint, Request
 from headrace.state import State
 from headrace.wire.answers import answer_object, finish_reasons, usage

@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
-from headrace.cursor import Cursor, LogPosition
+from headrace.cursor import START, Cursor, LogPosition
 from headrace.errors import CursorInvalid, QueueUnavailable, RequestError, StreamRestarted
-from headrace.ports import START, Job, JobQueue, LogEntry
+from headrace.job import Job, LogEntry
+from headrace.ports import JobQueue
 from headrace.request import Request
 from headrace.state import TERMINAL
 from headrace.wire.spelling import Spelling

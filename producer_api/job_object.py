@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.cursor import LogPosition
-from headrace.ports import START, Job, JobQueue, LogEntry
+from headrace.cursor import START, LogPosition
+from headrace.job import Job, LogEntry
+from headrace.ports import JobQueue
 from headrace.request import Request
 from headrace.state import TERMINAL, State
 from headrace.wire.answers import usage

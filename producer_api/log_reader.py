@@ -15,7 +15,8 @@ from types import TracebackType
 
 from headrace.cursor import LogPosition
 from headrace.errors import QueueUnavailable
-from headrace.ports import Doorbell, JobQueue, LogEntry
+from headrace.job import LogEntry
+from headrace.ports import Doorbell, JobQueue
 
 logger = logging.getLogger(__name__)
 

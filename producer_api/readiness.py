@@ -9,7 +9,7 @@ nothing.
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.ports import WorkerStatus
+from headrace.worker_status import WorkerStatus
 
 LATE_S = 10.0
 """A scheduler that is started again has made a round long before."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from headrace.ports import WorkerStatus
+from headrace.worker_status import WorkerStatus
 
 _Read = Callable[[WorkerStatus], float | None]
 """None: the worker does not say."""

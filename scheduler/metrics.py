@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from headrace.ports import Load
+from headrace.load import Load
 from scheduler.dispatcher import Look
 
 

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from headrace.ports import START, Job, JobQueue, LogEntry, WorkQueue
+from headrace.cursor import START
+from headrace.job import Job, LogEntry
+from headrace.ports import JobQueue, WorkQueue
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.eventually import eventually

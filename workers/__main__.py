@@ -9,11 +9,11 @@ import time
 from concurrent.futures import Future, wait
 
 from headrace.lifecycle import configure, on_stop_signal, refusing
-from headrace.ports import WorkerStatus
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
 from headrace.tidings import Tell, tell_nobody, telling
+from headrace.worker_status import WorkerStatus
 from workers.engine_thread import EngineThread
 from workers.ports import Engine
 from workers.pulse import Patience, Pulse, beating

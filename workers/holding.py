@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headrace.ports import Append, Finish, Held, LogEntry
+from headrace.job import LogEntry
+from headrace.ports import Append, Finish, Held
 from headrace.request import Request
 from headrace.state import State
 from workers.ports import Capacity, Delta, EngineRequest, FinishReason

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import WorkerStatus, WorkQueue
+from headrace.ports import WorkQueue
+from headrace.worker_status import WorkerStatus
 from workers.ports import EngineStats
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from headrace.counted import counted
+from headrace.cursor import START
 from headrace.errors import QueueUnavailable
-from headrace.ports import START, Append, Claim, Doorbell, LogEntry, Verdict, WorkQueue
+from headrace.job import LogEntry
+from headrace.ports import Append, Claim, Doorbell, Verdict, WorkQueue
 from headrace.request import Lane
 from headrace.state import State, failure
 from workers.engine_thread import EngineThread, Outcome

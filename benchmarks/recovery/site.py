@@ -15,10 +15,12 @@ from rich.console import Console
 
 from headrace.cli.events import Events
 from headrace.cli.living_valkey import living_valkey
+from headrace.cursor import START
 from headrace.errors import QueueUnavailable
 from headrace.ids import new_job_id
+from headrace.job import LogEntry
 from headrace.model_folder import default_name
-from headrace.ports import START, LogEntry, Submission
+from headrace.ports import Submission
 from headrace.queues.redis import RedisQueue
 from headrace.request import Endpoint, Lane, Request, Sampling
 from headrace.testing.eventually import eventually

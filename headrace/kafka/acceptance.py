@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from headrace.errors import JobNotFound, LogUnavailable, QueueFull, QueueUnavailable, RequestTooLarge
-from headrace.ports import Accepted, Intake, Job, Reserved, Submission
+from headrace.job import Job
+from headrace.ports import Accepted, Intake, Reserved, Submission
 
 logger = logging.getLogger(__name__)
 

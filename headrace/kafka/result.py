@@ -15,9 +15,9 @@ import orjson
 
 from headrace.cursor import MAX_GENERATION
 from headrace.errors import RequestError
+from headrace.job import Job, LogEntry
 from headrace.kafka.log_record import UNREADABLE, LogRecord
 from headrace.kafka.native import AUTHORIZATION, TRACEPARENT, Native
-from headrace.ports import Job, LogEntry
 from headrace.request import Request
 from headrace.state import State
 from headrace.wire.answers import whole_answer

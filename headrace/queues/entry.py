@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 
 from headrace.cursor import LogPosition
+from headrace.job import LogEntry
 from headrace.logprobs import Logprobs
-from headrace.ports import Append, LogEntry
+from headrace.ports import Append
 from headrace.state import State
 
 

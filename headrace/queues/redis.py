@@ -17,7 +17,9 @@ from headrace.cursor import LogPosition
 from headrace.death import Death
 from headrace.errors import SchemaUnknown
 from headrace.ids import shard_of
-from headrace.ports import Append, Claim, Depth, Doorbell, Ending, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
+from headrace.job import Job, LogEntry
+from headrace.load import Depth, Ending, Load
+from headrace.ports import Append, Claim, Doorbell, Finish, Held, Verdict
 from headrace.queues import rules
 from headrace.queues.deaths import decode_deaths
 from headrace.queues.doorbell import doorbell
@@ -27,6 +29,7 @@ from headrace.queues.server import Command
 from headrace.queues.shards import check_standing
 from headrace.request import Lane, decode_request
 from headrace.state import Fault, State
+from headrace.worker_status import WorkerStatus
 
 WAKE, WORK = "headrace:wake", "headrace:work"
 

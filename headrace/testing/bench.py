@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 from redis.asyncio import Redis
 
 from headrace.ids import choose_shard
-from headrace.ports import Append, Claim, Finish, Held, Housekeeping, Intake, JobQueue, Load, Submission, Verdict, WorkQueue
+from headrace.load import Load
+from headrace.ports import Append, Claim, Finish, Held, Housekeeping, Intake, JobQueue, Submission, Verdict, WorkQueue
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits, is_suspect
 from headrace.queues.server import Library

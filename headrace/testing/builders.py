@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.ids import new_job_id
-from headrace.ports import Submission, WorkerStatus
+from headrace.ports import Submission
 from headrace.request import Endpoint, Lane, Request, Sampling
+from headrace.worker_status import WorkerStatus
 
 DAY_MS = 86_400_000
 

@@ -6,9 +6,12 @@ from typing import Any
 
 from headrace.cursor import LogPosition
 from headrace.errors import QueueUnavailable
-from headrace.ports import Accepted, Doorbell, Job, Load, LogEntry, Submission, WorkerStatus
+from headrace.job import Job, LogEntry
+from headrace.load import Load
+from headrace.ports import Accepted, Doorbell, Submission
 from headrace.state import State
 from headrace.testing.queue.memory import MemoryQueue
+from headrace.worker_status import WorkerStatus
 
 
 class CutQueue(MemoryQueue):

@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from headrace.ports import START, Job, LogEntry
+from headrace.cursor import START
+from headrace.job import Job, LogEntry
 from headrace.request import Lane
 from headrace.state import LIVE, TERMINAL, TRANSITIONS, State
 from headrace.testing.bench import Bench, Outcome

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from headrace.ports import LogEntry
+from headrace.job import LogEntry
 from headrace.request import Endpoint, Request
 from headrace.wire.spelling import Spelling, joined
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Self
 
+from headrace.job import LogEntry
 from headrace.logprobs import Logprobs
-from headrace.ports import LogEntry
 from headrace.request import Endpoint, Request
 from headrace.tokenizer import Token
 from headrace.wire.prompter import Prompter, Prompters

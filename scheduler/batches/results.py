@@ -7,7 +7,7 @@ import orjson
 
 from headrace.errors import RequestError
 from headrace.files.journal import Result
-from headrace.ports import Job, LogEntry
+from headrace.job import Job, LogEntry
 from headrace.state import State
 from headrace.wire.answers import whole_answer
 from headrace.wire.outcomes import OUTCOMES, ended_error, error_object

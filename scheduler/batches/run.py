@@ -11,10 +11,12 @@ from dataclasses import replace
 
 from headrace.batch import Batch, BatchStatus
 from headrace.batch_ports import BatchUpdate
+from headrace.cursor import START
 from headrace.errors import ModelNotFound, ModelUnavailable, QueueFull, RequestError, RequestTooLarge
 from headrace.files.journal import Journal, Result
 from headrace.ids import derived_seed, line_job_id
-from headrace.ports import START, Job, Submission
+from headrace.job import Job
+from headrace.ports import Submission
 from headrace.request import Lane, Request
 from headrace.state import TERMINAL, State
 from headrace.wire.draft import Draft, draft

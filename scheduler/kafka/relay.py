@@ -12,11 +12,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from headrace.cursor import START
 from headrace.errors import LogUnavailable, ModelNotFound, ModelUnavailable, QueueUnavailable, RequestTooLarge
+from headrace.job import Job, LogEntry
 from headrace.kafka.result import Outgoing, ended_record, tokens_record, without_answer
 from headrace.kafka.topics import Topics
 from headrace.outbox_ports import Asked, Ended, Outbox
-from headrace.ports import START, Job, JobQueue, LogEntry
+from headrace.ports import JobQueue
 from headrace.request import Lane, Request
 from headrace.wire.prompter import Prompters
 from headrace.wire.spelling import Spelling

@@ -3,7 +3,8 @@ else. Nobody else's clock is asked."""
 
 import pytest
 
-from headrace.ports import START, Verdict
+from headrace.cursor import START
+from headrace.ports import Verdict
 from headrace.state import State
 from headrace.testing.bench import LEASE_MS, Bench, Outcome
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from headrace.ports import START, Held, Verdict
+from headrace.cursor import START
+from headrace.ports import Held, Verdict
 from headrace.state import State
 from headrace.testing.bench import LEASE_MS, Bench, Outcome
 

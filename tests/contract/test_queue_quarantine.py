@@ -1,7 +1,7 @@
 """What `headrace/ports.py` promises about jobs that take their workers down, for every adapter. max_solo_crashes is 2."""
 
 from headrace.death import Death
-from headrace.ports import Depth, Load
+from headrace.load import Depth, Load
 from headrace.queues.rules import STRIKES_PER_CRASH, SUSPECT_STRIKES, TURN_MS
 from headrace.request import Lane
 from headrace.state import State

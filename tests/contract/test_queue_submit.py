@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from headrace.cursor import LogPosition
+from headrace.cursor import START, LogPosition
 from headrace.errors import IdempotencyConflict, JobNotFound, QueueFull
-from headrace.ports import START, Append
+from headrace.ports import Append
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import State

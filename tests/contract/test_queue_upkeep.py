@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from headrace.cursor import START
 from headrace.errors import JobNotFound, JobPurged
-from headrace.ports import START, Append, Depth, Ending, Load, Verdict
+from headrace.load import Depth, Ending, Load
+from headrace.ports import Append, Verdict
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane
 from headrace.state import Fault, State

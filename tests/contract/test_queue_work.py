@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from headrace.cursor import START
 from headrace.logprobs import Logprobs
-from headrace.ports import START, Append, Finish, Verdict
+from headrace.ports import Append, Finish, Verdict
 from headrace.request import Lane
 from headrace.state import State
 from headrace.testing.bench import MODEL, Bench, Outcome

@@ -11,9 +11,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from headrace.cursor import START
 from headrace.embedded import find_binary
 from headrace.errors import JobNotFound, QueueUnavailable
-from headrace.ports import START, Append, Claim, Finish, Submission, Verdict
+from headrace.ports import Append, Claim, Finish, Submission, Verdict
 from headrace.queues.connect import connect
 from headrace.queues.redis import RedisQueue
 from headrace.request import Lane

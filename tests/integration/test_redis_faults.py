@@ -13,9 +13,10 @@ import uvloop
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
+from headrace.cursor import START
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import HeadraceError, QueueFull, QueueUnavailable, SettingsError
-from headrace.ports import START, Append, Finish, Held, Submission, Verdict
+from headrace.ports import Append, Finish, Held, Submission, Verdict
 from headrace.queues import doorbell
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits

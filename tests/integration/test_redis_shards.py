@@ -12,10 +12,11 @@ from redis.exceptions import RedisError
 
 from headrace.batch import BatchStatus, NewBatch
 from headrace.batch_ports import BatchUpdate
+from headrace.cursor import START
 from headrace.embedded import EmbeddedValkey, find_binary
 from headrace.file import FileRecord, Purpose
 from headrace.ids import new_batch_id, new_file_id, shard_of
-from headrace.ports import START, Verdict
+from headrace.ports import Verdict
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.registries.batches import RedisBatches

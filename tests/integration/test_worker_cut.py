@@ -5,8 +5,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from headrace.cursor import START
 from headrace.embedded import EmbeddedValkey
-from headrace.ports import START
 from headrace.queues.redis import RedisQueue
 from headrace.request import Request
 from headrace.state import State

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from headrace.ids import shard_of
-from headrace.ports import Job
+from headrace.job import Job
 from headrace.queues.rules import STRIKES_PER_CRASH, SUSPECT_STRIKES, TURN_MS
 from headrace.state import State
 from headrace.testing.picture import Picture

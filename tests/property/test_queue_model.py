@@ -18,7 +18,8 @@ from headrace.cursor import LogPosition
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import QueueFull, TenantFull
 from headrace.ids import shard_of
-from headrace.ports import Claim, Job, Submission, Verdict
+from headrace.job import Job
+from headrace.ports import Claim, Submission, Verdict
 from headrace.queues.rules import STRIKES_PER_CRASH, TURN_MS, QueueLimits
 from headrace.request import Lane, Request
 from headrace.state import LIVE, TERMINAL, State

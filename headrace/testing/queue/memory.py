@@ -9,12 +9,15 @@ from contextlib import AbstractAsyncContextManager
 
 from headrace.cursor import LogPosition
 from headrace.death import Death
-from headrace.ports import Append, Claim, Depth, Doorbell, Ending, Finish, Held, Job, Load, LogEntry, Verdict, WorkerStatus
+from headrace.job import Job, LogEntry
+from headrace.load import Depth, Ending, Load
+from headrace.ports import Append, Claim, Doorbell, Finish, Held, Verdict
 from headrace.queues import rules
 from headrace.request import Lane
 from headrace.state import TERMINAL, State, fault_of
 from headrace.testing.queue.intake import MemoryIntake
 from headrace.testing.queue.record import Ended, Record
+from headrace.worker_status import WorkerStatus
 
 _WRITTEN = (Verdict.OK, Verdict.CANCEL, Verdict.EXPIRE)
 

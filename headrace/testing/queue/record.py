@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headrace.cursor import LogPosition
-from headrace.ports import Append, Claim, Job, LogEntry, Verdict
+from headrace.job import Job, LogEntry
+from headrace.ports import Append, Claim, Verdict
 from headrace.queues import rules
 from headrace.request import Lane, decode_request
 from headrace.state import TERMINAL, State

@@ -1,6 +1,6 @@
 """What workers last said about themselves, each until it lapses."""
 
-from headrace.ports import WorkerStatus
+from headrace.worker_status import WorkerStatus
 
 
 class Reports:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from headrace.cursor import LogPosition
-from headrace.ports import Job, LogEntry
+from headrace.job import Job, LogEntry
 from headrace.settings import Settings
 from headrace.testing.backend import Backend
 from headrace.testing.bench import Queue

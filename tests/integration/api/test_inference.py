@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from headrace.client import Event, parse_events
-from headrace.ports import Job
+from headrace.job import Job
 from headrace.request import Endpoint, Lane
 from headrace.state import State
 from headrace.testing.bench import Queue

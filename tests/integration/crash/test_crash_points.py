@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from headrace.cursor import START
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import JobPurged
+from headrace.job import Job
 from headrace.keys import ANYBODY
-from headrace.ports import START, Job
 from headrace.state import State
 from headrace.testing.bench import Outcome, RedisBench
 from headrace.testing.fuse import KILLED, Blow, Fuse

@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headrace.ports import START, Job
+from headrace.cursor import START
+from headrace.job import Job
 from headrace.request import Request, Sampling
 from headrace.state import Fault, State, fault_of
 from headrace.testing.builders import make_request, make_submission

@@ -13,14 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from headrace.cursor import START
 from headrace.embedded import EmbeddedValkey
-from headrace.ports import START, Job, WorkerStatus
+from headrace.job import Job
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.worker_status import WorkerStatus
 from workers.backends.scripted import answer_to
 from workers.pulse import Patience
 from workers.supervisor import Supervisor

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 
 import psutil
 
+from headrace.cursor import START
 from headrace.embedded import EmbeddedValkey
-from headrace.ports import START, Job
+from headrace.job import Job
 from headrace.queues.redis import RedisQueue
 from headrace.request import Request
 from headrace.state import State

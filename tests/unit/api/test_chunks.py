@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cursor import Cursor, LogPosition, parse_cursor
+from headrace.cursor import START, Cursor, LogPosition, parse_cursor
+from headrace.job import LogEntry
 from headrace.logprobs import Logprobs
-from headrace.ports import START, LogEntry
 from headrace.request import Endpoint, Request
 from headrace.state import TERMINAL, State
 from headrace.testing.builders import make_request

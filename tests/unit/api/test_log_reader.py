@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from headrace.cursor import LogPosition
+from headrace.cursor import START, LogPosition
 from headrace.errors import QueueUnavailable
-from headrace.ports import START, Doorbell, LogEntry
+from headrace.job import LogEntry
+from headrace.ports import Doorbell
 from headrace.queues.bell import Bell
 from headrace.queues.rules import QueueLimits
 from headrace.request import Lane, Request

@@ -1,7 +1,7 @@
 import pytest
 
-from headrace.ports import WorkerStatus
 from headrace.testing.builders import make_status
+from headrace.worker_status import WorkerStatus
 from producer_api.readiness import LATE_S, scheduler_part, workers_part
 
 

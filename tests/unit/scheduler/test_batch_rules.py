@@ -12,7 +12,7 @@ from headrace.batch import BATCH_ENDED, BATCH_TRANSITIONS, Batch, BatchStatus, N
 from headrace.cursor import LogPosition
 from headrace.errors import InvalidRequest
 from headrace.ids import is_job_id, line_job_id, made_file_id, shard_of
-from headrace.ports import Job, LogEntry
+from headrace.job import Job, LogEntry
 from headrace.request import Endpoint
 from headrace.state import State
 from headrace.testing.builders import make_request

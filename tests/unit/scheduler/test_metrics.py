@@ -1,6 +1,6 @@
 from prometheus_client import generate_latest
 
-from headrace.ports import Depth, Load
+from headrace.load import Depth, Load
 from headrace.request import Lane
 from scheduler.dispatcher import Look
 from scheduler.metrics import SchedulerMetrics

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from headrace.cursor import LogPosition
+from headrace.job import LogEntry
 from headrace.logprobs import Logprobs
-from headrace.ports import LogEntry
 from headrace.request import Endpoint, Request
 from headrace.testing.builders import make_request
 from headrace.testing.words import WordPrompter

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from headrace.ports import LogEntry
+from headrace.job import LogEntry
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from headrace.ports import START
+from headrace.cursor import START
 from headrace.queues.rules import TURN_MS, QueueLimits
 from headrace.request import Request
 from headrace.state import State

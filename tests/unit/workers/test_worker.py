@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from headrace.errors import QueueUnavailable
-from headrace.ports import Append, LogEntry, WorkerStatus
+from headrace.job import LogEntry
+from headrace.ports import Append
 from headrace.request import Lane, Request
 from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.queue.memory import MemoryQueue
+from headrace.worker_status import WorkerStatus
 from tests.at_work import MODEL, GatedEngine, ended, has_committed, is_running, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to, text_of
 from workers.engine_thread import EngineThread
