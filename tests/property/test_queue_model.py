@@ -4,215 +4,29 @@ The model is small and independent of both adapters: the table of transitions in
 promises given what the job looked like before the call, and the shape of logs and outbox.
 """
 
-import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from headrace.cursor import LogPosition
 from headrace.embedded import EmbeddedValkey
-from headrace.errors import QueueFull, TenantFull
 from headrace.ids import shard_of
-from headrace.job import Job
-from headrace.ports import Claim, Submission, Verdict
-from headrace.queues.rules import STRIKES_PER_CRASH, TURN_MS, QueueLimits
-from headrace.request import Lane, Request
-from headrace.state import LIVE, TERMINAL, State
+from headrace.ports import Claim, Verdict
+from headrace.queues.rules import STRIKES_PER_CRASH, TURN_MS
+from headrace.request import Lane
+from headrace.state import TERMINAL, State
 from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, RedisBench
-from headrace.testing.picture import Picture, check_changes, check_reads, look
-from tests.property.suspicion import Suspicion
-
-T = TypeVar("T")
-
-TENANTS = ("alice", "bob")
-WORKERS = ("w1", "w2", "w3")
-MAX_TENANT_JOBS = 9
-LIMITS = QueueLimits(
-    max_live_jobs=12, max_tenant_jobs=MAX_TENANT_JOBS, max_solo_crashes=2, retention_ms=60_000, viewer_grace_ms=8_000, reservation_ms=15_000
-)
+from headrace.testing.picture import Picture
+from tests.property.queue_machine import LIMITS, WORKERS, Holding
+from tests.property.submitting import Submitting
 
 
-@dataclass
-class Holding:
-    """A job as a worker sees it. Never corrected by others: after a reap it is a zombie's."""
-
-    job_id: str
-    epoch: int
-    worker: str
-    committed: int
-
-
-class QueueMachine(RuleBasedStateMachine):
-    def __init__(self, make_bench: Callable[[], Coroutine[Any, Any, Bench]]) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.run = self.runner.run
-        self.bench = self.run(make_bench())
-        self.picture = Picture()
-        self.submissions: list[Submission] = []
-        self.holdings: list[Holding] = []
-        self.owners: dict[str, str] = {}
-        self.suspicion = Suspicion(LIMITS.max_solo_crashes)
-        self.purged: dict[str, int] = {}
-        self.lapsed: set[str] = set()
-        self.serial = 0
-
-    def call(self, call: Coroutine[Any, Any, T], *transitions: str) -> T:
-        """Make the call and check that it changed nothing but what these transitions may."""
-        answer = self.run(call)
-        before, self.picture = self.picture, self.run(look(self.bench))
-        check_changes(before, self.picture, transitions)
-        self.purged |= dict.fromkeys(before.jobs.keys() - self.picture.jobs.keys(), self.bench.now_ms)
-        self.suspicion.note_queued(before, self.picture, self.bench.now_ms)
-        return answer
-
-    def twice(self, repeated: bool, make: Callable[[], Coroutine[Any, Any, T]], *transitions: str) -> T:
-        """The reply of the first call is lost now and then, and the caller repeats it: the second answer must equal the first."""
-        answer = self.call(make(), *transitions)
-        if repeated:
-            before = self.picture
-            assert self.call(make(), *transitions) == answer
-            assert self.picture == before
-        return answer
-
-    def is_held(self, one: Holding) -> bool:
-        job = self.picture.jobs.get(one.job_id)
-        return job is not None and job.state is State.RUNNING and job.epoch == one.epoch
-
-    def advice(self, job: Job) -> Verdict:
-        if job.cancel_requested:
-            return Verdict.CANCEL
-        return Verdict.EXPIRE if job.deadline_ms <= self.bench.now_ms else Verdict.OK
-
-    # Submitters
-
-    @rule(
-        tenant=st.sampled_from(TENANTS),
-        lane=st.sampled_from(Lane),
-        keyed=st.booleans(),
-        attended=st.booleans(),
-        ttl_ms=st.sampled_from([3_000, 20_000, 10**7]),
-        repeated=st.booleans(),
-        reserving=st.booleans(),
-    )
-    def accept(self, tenant: str, lane: Lane, keyed: bool, attended: bool, ttl_ms: int, repeated: bool, reserving: bool) -> None:
-        self.serial += 1
-        key = f"key-{self.serial}" if keyed else None
-        submission = self.bench.submission(
-            tenant=tenant, lane=lane, key=key, attended=attended, ttl_ms=ttl_ms, max_tokens=self.serial % 7 + 1
-        )
-        if (bound := self.reached(submission.request)) is not None:
-            before = self.picture
-            with pytest.raises(bound):
-                self.call(self.bench.queue.reserve(submission) if reserving else self.bench.queue.accept(submission))
-            assert self.picture == before
-            return
-        self.submissions.append(submission)
-        if reserving:
-            self.reserve(submission, repeated)
-            return
-        accepted = self.call(self.bench.queue.accept(submission), "accept")
-        assert (accepted.job_id, accepted.replayed) == (submission.request.id, False)
-        if repeated:
-            self.accept_again(len(self.submissions) - 1)
-
-    def reserve(self, submission: Submission, repeated: bool) -> None:
-        job_id, before = submission.request.id, self.picture
-        reserved = self.twice(repeated, lambda: self.bench.queue.reserve(submission), "reserve")
-        assert (reserved.job_id, reserved.withheld) == (job_id, True)
-        assert self.picture.withheld == before.withheld | {job_id}
-
-    def reached(self, request: Request) -> type[QueueFull] | None:
-        """Which bound the request would break in its shard."""
-        live = [i for i, job in self.picture.jobs.items() if job.state in LIVE and shard_of(i) == shard_of(request.id)]
-        if len(live) >= LIMITS.max_live_jobs:
-            return QueueFull
-        own = [i for i in live if self.picture.jobs[i].request.tenant == request.tenant]
-        return TenantFull if len(own) >= MAX_TENANT_JOBS else None
-
-    @precondition(lambda self: self.submissions)
-    @rule(which=st.integers(0, 10**6))
-    def accept_again(self, which: int) -> None:
-        submission = self.submissions[which % len(self.submissions)]
-        before = self.picture
-        at = self.purged.get(submission.request.id)
-        if submission.request.id in self.lapsed:
-            return
-        if at is not None and (submission.idempotency_key is not None or self.bench.now_ms >= at + LIMITS.retention_ms):
-            return  # the key is free again at once; the id alone still answers for a while
-        accepted = self.call(self.bench.queue.accept(submission))
-        assert (accepted.job_id, accepted.replayed) == (submission.request.id, True)
-        assert self.picture == replace(before, withheld=before.withheld - {submission.request.id})
-
-    @precondition(lambda self: self.submissions)
-    @rule(which=st.integers(0, 10**6), repeated=st.booleans())
-    def admit(self, which: int, repeated: bool) -> None:
-        submission = self.submissions[which % len(self.submissions)]
-        job_id, before = submission.request.id, self.picture
-        if self.unknown(job_id):
-            self.admit_unknown(submission)
-        else:
-            accepted = self.call(self.bench.queue.admit(submission))
-            assert (accepted.job_id, accepted.replayed) == (job_id, job_id not in before.withheld)
-            assert self.picture == replace(before, withheld=before.withheld - {job_id})
-        if repeated and job_id in self.picture.jobs:
-            before = self.picture
-            assert self.call(self.bench.queue.admit(submission)).replayed
-            assert self.picture == before
-
-    def unknown(self, job_id: str) -> bool:
-        """There is neither the job nor its tombstone."""
-        at = self.purged.get(job_id)
-        return job_id in self.lapsed or (at is not None and self.bench.now_ms >= at + LIMITS.retention_ms)
-
-    def admit_unknown(self, submission: Submission) -> None:
-        """Its tenant's bound does not count."""
-        job_id, before = submission.request.id, self.picture
-        if self.reached(submission.request) is QueueFull:
-            with pytest.raises(QueueFull):
-                self.call(self.bench.queue.admit(submission))
-            assert self.picture == before
-            return
-        assert not self.call(self.bench.queue.admit(submission), "admit").replayed
-        assert self.picture.jobs.keys() == before.jobs.keys() | {job_id}
-        assert self.picture.withheld == before.withheld
-        self.lapsed.discard(job_id)
-        self.purged.pop(job_id, None)
-        self.suspicion.forget(job_id)
-
-    @precondition(lambda self: self.submissions)
-    @rule(which=st.integers(0, 10**6), repeated=st.booleans())
-    def withdraw(self, which: int, repeated: bool) -> None:
-        request, before = self.submissions[which % len(self.submissions)].request, self.picture
-        gone = self.twice(repeated, lambda: self.bench.queue.withdraw(request.tenant, request.id), "withdraw")
-        assert gone is (request.id in before.withheld or request.id not in before.jobs)
-        assert self.picture.jobs.keys() == before.jobs.keys() - ({request.id} if gone else set())
-        if gone:
-            self.purged[request.id] = self.bench.now_ms
-            self.lapsed.discard(request.id)
-
-    @precondition(lambda self: self.picture.jobs)
-    @rule(which=st.integers(0, 10**6), repeated=st.booleans())
-    def cancel(self, which: int, repeated: bool) -> None:
-        job = self.any_job(which)
-        state = self.twice(repeated, lambda: self.bench.queue.cancel(job.request.tenant, job.request.id), "cancel")
-        assert state is (State.CANCELLED if job.state in (State.QUEUED, State.DELAYED) else job.state)
-        assert self.picture.jobs[job.request.id].cancel_requested == (job.cancel_requested or job.state is State.RUNNING)
-
-    @precondition(lambda self: self.picture.jobs)
-    @rule(which=st.integers(0, 10**6))
-    def attend(self, which: int) -> None:
-        self.call(self.bench.queue.attend([self.any_job(which).request.id]))
-
-    def any_job(self, which: int) -> Job:
-        return list(self.picture.jobs.values())[which % len(self.picture.jobs)]
-
-    # Workers
+class Working(Submitting):
+    """Workers and housekeeping beside them."""
 
     @rule(
         worker=st.sampled_from(WORKERS),
@@ -397,12 +211,6 @@ class QueueMachine(RuleBasedStateMachine):
         assert before.jobs.keys() - self.picture.jobs.keys() == {i for i in ids if before.jobs[i].state in TERMINAL}
         assert self.picture.outbox == before.outbox
 
-    # The whole
-
-    @invariant()
-    def reads_agree(self) -> None:
-        self.run(check_reads(self.bench, self.picture))
-
     def teardown(self) -> None:
         try:
             self.run(self.bench.audit())
@@ -433,7 +241,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 def run_machine(make_bench: Callable[[], Coroutine[Any, Any, Bench]], examples: int) -> None:
-    class Machine(QueueMachine):
+    class Machine(Working):
         def __init__(self) -> None:
             super().__init__(make_bench)
 
