@@ -29,6 +29,11 @@ def shard_of(job_id: str) -> int:
     return int(job_id[:2], 16)
 
 
+def is_in_shards(job_id: str, shards: int) -> bool:
+    """Whether it is a job's id, of a store with so many shards: what was written under more of them names others."""
+    return is_job_id(job_id) and shard_of(job_id) < shards
+
+
 def choose_shard(tenant: str, idempotency_key: str | None, shards: int) -> int:
     """Equal keys meet in one shard, where `accept` sees both in one atomic call; keyless requests spread evenly."""
     if shards == 1:

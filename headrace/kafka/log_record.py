@@ -9,6 +9,8 @@ SUBSTITUTE = "\x1a"
 """In a header's name: what is not UTF-8. Unicode's own sign for it."""
 UNREADABLE = f"{SUBSTITUTE}unreadable"
 """The header of a record that could not be decoded; its value says why."""
+_SHOWN = 256
+"""Of what a stranger has written: a flaw must fit into a record of its own, and into a line of the log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +42,12 @@ class LogRecord:
 
     @property
     def flaw(self) -> str | None:
-        """Why it is none that anybody could mean, in words."""
+        """Why it is none that anybody could mean, in words. Their producer may have used our own signs: any bytes make a sentence."""
         for name, value in self.headers:
             if name == UNREADABLE:
-                return (value or b"").decode()
+                return (value or b"")[:_SHOWN].decode(errors="replace")
             if SUBSTITUTE in name:
-                return f"The name of the header {name.replace(SUBSTITUTE, '?')!r} is not UTF-8."
+                return f"The name of the header {name[:_SHOWN].replace(SUBSTITUTE, '?')!r} is not UTF-8."
         return None
 
     @property

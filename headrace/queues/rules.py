@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from headrace.cursor import MAX_GENERATION
 from headrace.errors import HeadraceError, IdempotencyConflict, JobNotFound, JobPurged, QueueFull, RequestTooLarge, TenantFull
-from headrace.ids import is_job_id, shard_of
+from headrace.ids import is_in_shards
 from headrace.ports import Append, Finish
 from headrace.queues.meter import wait_s
 from headrace.request import Request
@@ -120,7 +120,7 @@ def reaped(*, crashes: int, expiries: int, cancel: str, overdue: bool, max_solo_
 
 def check_request(request: Request, shards: int) -> None:
     """Raises ValueError for an id that names no shard of this store."""
-    if not is_job_id(request.id) or shard_of(request.id) >= shards:
+    if not is_in_shards(request.id, shards):
         raise ValueError(f"request.id must be a job id of shards 0 to {shards - 1}, got {request.id[:40]!r}")
 
 

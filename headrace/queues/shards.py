@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 from headrace.cursor import LogPosition
-from headrace.ids import is_job_id, shard_of
+from headrace.ids import is_in_shards, shard_of
 from headrace.queues import rules
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Command, Library, Server
@@ -38,7 +38,7 @@ class Shards:
         return f"headrace:{{{shard:02x}}}:"
 
     def _is_ours(self, job_id: str) -> bool:
-        return is_job_id(job_id) and shard_of(job_id) < self._shards
+        return is_in_shards(job_id, self._shards)
 
     def _shard(self, job_id: str) -> int:
         """Raises JobNotFound for text that cannot be an id of this store."""

@@ -24,6 +24,7 @@ from headrace.errors import (
     SchemaUnknown,
     TenantFull,
 )
+from headrace.ids import is_in_shards
 from headrace.kafka.log_record import LogRecord
 from headrace.kafka.native import DeadLetter, Native, TenantOf, read_native, submission_of
 from headrace.kafka.result import Outgoing, dead_letter, refused_record, unkept_record
@@ -113,6 +114,9 @@ class Pump:
             submission = _aged(self._rules.decode(record.value or b""), self._now_ms() - record.timestamp_ms)
         except SchemaUnknown as error:
             return await self._bury(record, str(error))
+        job_id = submission.request.id
+        if not is_in_shards(job_id, self._rules.shards):
+            return await self._bury(record, f"Its job {job_id[:40]!r} names none of the {self._rules.shards} shards of this store.")
         try:
             return _outcome(await self._admit(submission))
         except (IdempotencyConflict, RequestTooLarge) as error:

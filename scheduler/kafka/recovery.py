@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import orjson
 
 from headrace.cursor import MAX_GENERATION
-from headrace.ids import is_job_id, shard_of
+from headrace.ids import is_in_shards
 from headrace.kafka.log_record import LogRecord
 from headrace.kafka.result import generation_in, generation_record
 from headrace.kafka.topics import Topics
@@ -127,7 +127,7 @@ class Rebuilder:
     def _end(self, record: LogRecord) -> tuple[str, str] | None:
         """Job and tenant of a terminal record; None for what somebody else has written there."""
         job_id = (record.key or b"").decode("ascii", "replace")
-        if not is_job_id(job_id) or shard_of(job_id) >= self._shards:
+        if not is_in_shards(job_id, self._shards):
             return None
         try:
             tenant = orjson.loads(record.value or b"")["tenant"]

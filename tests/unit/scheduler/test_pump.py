@@ -1,0 +1,100 @@
+"""The pump on a store and a log in memory. A record at which it raises would come again, to every pump there is."""
+
+from collections.abc import Sequence
+
+import orjson
+import pytest
+
+from headrace.errors import ModelUnavailable, RequestTooLarge
+from headrace.kafka.log_record import SUBSTITUTE, UNREADABLE, LogRecord
+from headrace.kafka.record import decode_accepted, encode_accepted
+from headrace.kafka.topics import MAX_RECORD_BYTES, Topics
+from headrace.kafka.window import Partition
+from headrace.queues.rules import QueueLimits
+from headrace.testing.bench import MemoryBench
+from headrace.testing.words import WordPrompter
+from headrace.wire.prompter import Prompter
+from scheduler.kafka.pump import Pump, Rules
+
+TOPICS = Topics("t")
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+class Log:
+    """Takes what a broker takes."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, bytes, dict[str, bytes]]] = []
+
+    async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        if len(key or b"") + len(value or b"") + sum(len(name.encode()) + len(what) for name, what in headers) > MAX_RECORD_BYTES:
+            raise RequestTooLarge("too large")
+        self.written.append((topic, value or b"", dict(headers)))
+
+    @property
+    def reasons(self) -> list[str]:
+        return [headers["headrace-reason"].decode() for topic, _, headers in self.written if topic == TOPICS.dead_letter]
+
+
+class Site:
+    def __init__(self) -> None:
+        self.bench = MemoryBench(QueueLimits())
+        self.log = Log()
+        self.loads = True
+        self.pump = Pump(
+            self.log,
+            intake=self.bench.queue,
+            outbox=None,  # type: ignore[arg-type]  # of requests that want more than an answer
+            prompters=self.prompters,
+            rules=Rules(topics=TOPICS, shards=1, longest_ms=60_000, tenant_of=None, decode=decode_accepted),
+            now_ms=lambda: self.bench.now_ms,
+            counted=lambda outcome: None,
+        )
+
+    def prompters(self, model: str) -> Prompter:
+        if not self.loads:
+            raise ModelUnavailable(f"{model} is not there yet")
+        return WordPrompter()
+
+    def record(self, value: object, *headers: tuple[str, bytes | None], topic: str = TOPICS.requests) -> LogRecord:
+        raw = value if isinstance(value, bytes) else orjson.dumps(value)
+        return LogRecord(partition=Partition(topic, 0), offset=0, timestamp_ms=self.bench.now_ms, key=None, value=raw, headers=headers)
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (UNREADABLE, b"\xff\xfe"),
+        (UNREADABLE, None),
+        (UNREADABLE, b"\xff" * (MAX_RECORD_BYTES - 1_000)),
+        (SUBSTITUTE + "x" * (MAX_RECORD_BYTES - 1_000), b""),
+        (SUBSTITUTE + "\0" * (MAX_RECORD_BYTES // 2), b""),
+    ],
+    ids=[
+        "our own sign, no UTF-8",
+        "our own sign, no value",
+        "our own sign, as large as may be",
+        "a large name",
+        "a name that is larger in words",
+    ],
+)
+async def test_headers_of_any_kind_and_size_are_a_dead_letter(
+    site: Site, header: tuple[str, bytes | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await site.pump.take(site.record({"id": "a", "body": BODY}, header)) == "dead letter"
+    assert len(site.log.reasons) == 1
+    assert all(len(line.getMessage()) < 2_000 for line in caplog.records)
+
+
+async def test_an_accepted_request_of_a_shard_that_is_no_more_is_a_dead_letter(site: Site) -> None:
+    elsewhere = site.bench.submission(shard=3)
+    record = site.record(encode_accepted(elsewhere), topic=TOPICS.accepted)
+    assert await site.pump.take(record) == "dead letter"
+    assert elsewhere.request.id in site.log.reasons[0]
+    here = site.bench.submission()
+    assert await site.pump.take(site.record(encode_accepted(here), topic=TOPICS.accepted)) == "admitted"
