@@ -14,7 +14,6 @@ from headrace.kafka.address import Address, address_of
 from headrace.kafka.consumer import LogConsumer
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.reader import LogReader
-from headrace.kafka.record import decode_accepted
 from headrace.kafka.standing import Standing
 from headrace.kafka.topics import Topics
 from headrace.keys_file import KeysFile
@@ -79,7 +78,6 @@ async def run(settings: Settings) -> None:
             shards=settings.shards,
             longest_ms=settings.job_ttl_s * 1_000,
             tenant_of=None if keys is None else keys.tenant_of,
-            decode=decode_accepted,
         )
         pump = Pump(sink, intake=queue, outbox=outbox, prompters=prompters, rules=rules, now_ms=now_ms, counted=metrics.counted)
         rebuilder = Rebuilder(

@@ -25,7 +25,7 @@ class PumpMetrics(Collector):
         self.registry.register(self)
 
     def counted(self, outcome: str) -> None:
-        self._records.labels(outcome.replace(" ", "_")).inc()
+        self._records.labels(outcome).inc()
 
     def moved(self, moved: Moved) -> None:
         self._relayed.labels("results").inc(moved.results)

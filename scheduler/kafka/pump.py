@@ -27,6 +27,7 @@ from headrace.errors import (
 from headrace.ids import is_in_shards
 from headrace.kafka.log_record import LogRecord
 from headrace.kafka.native import DeadLetter, Native, TenantOf, read_native, submission_of
+from headrace.kafka.record import decode_accepted
 from headrace.kafka.result import Outgoing, dead_letter, refused_record, unkept_record
 from headrace.kafka.topics import Topics
 from headrace.outbox_ports import Outbox
@@ -56,8 +57,6 @@ class Rules:
     """How long a job may live."""
     tenant_of: TenantOf | None
     """None: no key is asked for."""
-    decode: Callable[[bytes], Submission]
-    """Reads what the API writes. Raises SchemaUnknown."""
 
 
 class Pump:
@@ -97,7 +96,7 @@ class Pump:
         source.done(record)
 
     async def take(self, record: LogRecord) -> str:
-        """Work on a record until it is done; in which way."""
+        """Work on a record until it is done. Returns in which way, as `headrace_pump_records_total` calls it."""
         async with self._slots:
             if (flaw := record.flaw) is not None:
                 return await self._bury(record, flaw)
@@ -111,7 +110,7 @@ class Pump:
 
     async def _take_accepted(self, record: LogRecord) -> str:
         try:
-            submission = _aged(self._rules.decode(record.value or b""), self._now_ms() - record.timestamp_ms)
+            submission = _aged(decode_accepted(record.value or b""), self._now_ms() - record.timestamp_ms)
         except SchemaUnknown as error:
             return await self._bury(record, str(error))
         job_id = submission.request.id
@@ -149,7 +148,7 @@ class Pump:
             await self._write(self._rules.topics.dead_letter, dead_letter(record, reason))
         except RequestTooLarge:
             await self._write(self._rules.topics.dead_letter, dead_letter(record, reason, whole=False))
-        return "dead letter"
+        return "dead_letter"
 
     async def _write(self, topic: str, out: Outgoing) -> None:
         await self._persist(lambda: self._sink.append(topic, out.key, out.value, out.headers))
@@ -170,16 +169,19 @@ class Pump:
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Through every outage of what `attempt` needs."""
+        met: set[type[Exception]] = set()
         while True:
             try:
                 result = await attempt()
             except (QueueUnavailable, LogUnavailable, ModelUnavailable) as error:
+                met.add(type(error))
                 if type(error) not in self._told:
                     logger.warning("records wait: %s", error)
                     self._told.add(type(error))
                 await asyncio.sleep(RETRY_S)
             else:
-                self._told.clear()
+                # Of its own obstacles alone: what others wait for may last.
+                self._told -= met
                 return result
 
 

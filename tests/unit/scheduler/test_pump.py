@@ -1,5 +1,6 @@
 """The pump on a store and a log in memory. A record at which it raises would come again, to every pump there is."""
 
+import asyncio
 from collections.abc import Sequence
 
 import orjson
@@ -7,11 +8,12 @@ import pytest
 
 from headrace.errors import ModelUnavailable, RequestTooLarge
 from headrace.kafka.log_record import SUBSTITUTE, UNREADABLE, LogRecord
-from headrace.kafka.record import decode_accepted, encode_accepted
+from headrace.kafka.record import encode_accepted
 from headrace.kafka.topics import MAX_RECORD_BYTES, Topics
 from headrace.kafka.window import Partition
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import MemoryBench
+from headrace.testing.eventually import eventually
 from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompter
 from scheduler.kafka.pump import Pump, Rules
@@ -41,17 +43,20 @@ class Site:
         self.bench = MemoryBench(QueueLimits())
         self.log = Log()
         self.loads = True
+        self.asked = 0
+        """How often for the model."""
         self.pump = Pump(
             self.log,
             intake=self.bench.queue,
             outbox=None,  # type: ignore[arg-type]  # of requests that want more than an answer
             prompters=self.prompters,
-            rules=Rules(topics=TOPICS, shards=1, longest_ms=60_000, tenant_of=None, decode=decode_accepted),
+            rules=Rules(topics=TOPICS, shards=1, longest_ms=60_000, tenant_of=None),
             now_ms=lambda: self.bench.now_ms,
             counted=lambda outcome: None,
         )
 
     def prompters(self, model: str) -> Prompter:
+        self.asked += 1
         if not self.loads:
             raise ModelUnavailable(f"{model} is not there yet")
         return WordPrompter()
@@ -86,7 +91,7 @@ def site() -> Site:
 async def test_headers_of_any_kind_and_size_are_a_dead_letter(
     site: Site, header: tuple[str, bytes | None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await site.pump.take(site.record({"id": "a", "body": BODY}, header)) == "dead letter"
+    assert await site.pump.take(site.record({"id": "a", "body": BODY}, header)) == "dead_letter"
     assert len(site.log.reasons) == 1
     assert all(len(line.getMessage()) < 2_000 for line in caplog.records)
 
@@ -94,7 +99,34 @@ async def test_headers_of_any_kind_and_size_are_a_dead_letter(
 async def test_an_accepted_request_of_a_shard_that_is_no_more_is_a_dead_letter(site: Site) -> None:
     elsewhere = site.bench.submission(shard=3)
     record = site.record(encode_accepted(elsewhere), topic=TOPICS.accepted)
-    assert await site.pump.take(record) == "dead letter"
+    assert await site.pump.take(record) == "dead_letter"
     assert elsewhere.request.id in site.log.reasons[0]
     here = site.bench.submission()
     assert await site.pump.take(site.record(encode_accepted(here), topic=TOPICS.accepted)) == "admitted"
+
+
+async def test_an_outage_is_told_once_while_others_pass(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.kafka.pump.RETRY_S", 0.001)
+    site.loads = False
+    waiting = asyncio.create_task(site.pump.take(site.record({"id": "a", "body": BODY})))
+
+    async def asked_often() -> bool:
+        accepted = site.record(encode_accepted(site.bench.submission()), topic=TOPICS.accepted)
+        assert await site.pump.take(accepted) == "admitted"
+        return site.asked > 10
+
+    await eventually(asked_often)
+    site.loads = True
+    assert await waiting == "admitted"
+    assert [line.getMessage() for line in caplog.records] == ["records wait: m is not there yet"]
+    site.loads = False
+    again = asyncio.create_task(site.pump.take(site.record({"id": "b", "body": BODY})))
+
+    async def told_again() -> bool:
+        return len(caplog.records) == 2
+
+    await eventually(told_again)
+    site.loads = True
+    await again
