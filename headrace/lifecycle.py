@@ -1,5 +1,6 @@
 """What every process does at its start: read settings or refuse, set up logging, turn signals into a stop."""
 
+import argparse
 import asyncio
 import logging
 import signal
@@ -9,7 +10,18 @@ from contextlib import contextmanager
 
 from headrace.errors import ModelUnavailable, SettingsError
 from headrace.settings import Settings, load_settings
-from headrace.supervise import EX_CONFIG, ChildMisconfigured
+from headrace.supervise import EX_CONFIG, ChildMisconfigured, stop_with_parent
+
+
+def start(process: str, *, module: str, does: str) -> Settings:
+    """The beginning of `python -m module`, which takes no arguments but its parent's. Exits as `configure` does."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=does)
+    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
+    arguments = parser.parse_args()
+    settings = configure(process)
+    if arguments.supervised:
+        stop_with_parent()
+    return settings
 
 
 def configure(process: str) -> Settings:

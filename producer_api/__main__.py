@@ -3,7 +3,6 @@
 It starts, and stays, without a queue and without a model: /ready says what is missing, requests get 503, and what appears is picked up.
 """
 
-import argparse
 import asyncio
 import logging
 from functools import partial
@@ -12,11 +11,10 @@ import uvloop
 
 from headrace.files.folder import FolderBlobs
 from headrace.keys import reaches_others
-from headrace.lifecycle import configure, on_stop_signal, refusing
+from headrace.lifecycle import on_stop_signal, refusing, start
 from headrace.queues.connect import connect_submitter
 from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
-from headrace.supervise import stop_with_parent
 from headrace.wire.prompter import FolderPrompter
 from producer_api.app import create_app
 from producer_api.archive import Archive
@@ -43,12 +41,7 @@ async def run(settings: Settings) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m producer_api", description="HTTP in, events out.")
-    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
-    arguments = parser.parse_args()
-    settings = configure("api")
-    if arguments.supervised:
-        stop_with_parent()
+    settings = start("api", module="producer_api", does="HTTP in, events out.")
     raise_file_limit()
     quiet_cut_streams()
     with refusing("api"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,6 +1,5 @@
 """The control plane's process: `python -m scheduler`."""
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -10,12 +9,11 @@ from prometheus_client import start_http_server
 
 from headrace.batch_ports import BatchWork
 from headrace.errors import QueueUnavailable
-from headrace.lifecycle import configure, on_stop_signal, refusing
+from headrace.lifecycle import on_stop_signal, refusing, start
 from headrace.ports import Housekeeping
 from headrace.queues.connect import connect as connect_queue
 from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
-from headrace.supervise import stop_with_parent
 from scheduler.batches.desk import Desk
 from scheduler.dispatcher import Dispatcher
 from scheduler.janitor import Janitor
@@ -61,12 +59,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scheduler", description="Sweeps what no owner will: leases, deadlines, retention.")
-    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
-    arguments = parser.parse_args()
-    settings = configure("scheduler")
-    if arguments.supervised:
-        stop_with_parent()
+    settings = start("scheduler", module="scheduler", does="Sweeps what no owner will: leases, deadlines, retention.")
     with refusing("scheduler"):
         asyncio.run(run(settings))
 

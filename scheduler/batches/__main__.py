@@ -1,6 +1,5 @@
 """The clerk's process: `python -m scheduler.batches`. It checks batch files, feeds their lines to the queue and writes their results."""
 
-import argparse
 import logging
 import threading
 import time
@@ -10,11 +9,10 @@ from contextlib import asynccontextmanager
 from headrace.errors import QueueUnavailable
 from headrace.files.folder import FolderBlobs
 from headrace.files.journals import Journals
-from headrace.lifecycle import configure, refusing
+from headrace.lifecycle import refusing, start
 from headrace.queues.connect import connect as connect_queue
 from headrace.registries.connect import connect as connect_registries
 from headrace.settings import Settings
-from headrace.supervise import stop_with_parent
 from headrace.wire.served import served_prompters
 from scheduler.batches.clerk import Clerk
 from scheduler.batches.desk import Desk
@@ -116,12 +114,7 @@ def serve(desk: Desk, office: BatchOffice) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scheduler.batches", description="Checks batch files, runs and writes them.")
-    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
-    arguments = parser.parse_args()
-    settings = configure("clerk")
-    if arguments.supervised:
-        stop_with_parent()
+    settings = start("clerk", module="scheduler.batches", does="Checks batch files, runs and writes them.")
     with refusing("clerk"):
         desk = Desk(settings.rq_url or settings.redis_url)
         office = BatchOffice(settings, desk)

@@ -1,6 +1,5 @@
 """The pump's process: `python -m scheduler.kafka`. It brings the log's records into the queue, and what has ended back into the log."""
 
-import argparse
 import asyncio
 import logging
 import os
@@ -17,11 +16,10 @@ from headrace.kafka.reader import LogReader
 from headrace.kafka.standing import Standing
 from headrace.kafka.topics import Topics
 from headrace.keys_file import KeysFile
-from headrace.lifecycle import configure, on_stop_signal, refusing
+from headrace.lifecycle import on_stop_signal, refusing, start
 from headrace.queues.connect import connect as connect_queue
 from headrace.queues.connect import connect_outbox
 from headrace.settings import Settings
-from headrace.supervise import stop_with_parent
 from headrace.wire.served import served_prompters
 from scheduler.kafka.metrics import PumpMetrics
 from scheduler.kafka.pump import Pump, Rules
@@ -100,12 +98,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scheduler.kafka", description="Brings Kafka's records to the queue, and results back.")
-    parser.add_argument("--supervised", action="store_true", help="stop when the parent process does")
-    arguments = parser.parse_args()
-    settings = configure("pump")
-    if arguments.supervised:
-        stop_with_parent()
+    settings = start("pump", module="scheduler.kafka", does="Brings Kafka's records to the queue, and results back.")
     with refusing("pump"):
         asyncio.run(run(settings))
 
