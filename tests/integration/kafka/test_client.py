@@ -1,4 +1,4 @@
-"""What a client leaves behind. Warnings are errors here, and one that is told by the garbage collector is, too."""
+"""How a client gives up, and what it leaves behind. Warnings are errors here, and one that is told by the garbage collector is, too."""
 
 import gc
 import socket
@@ -22,3 +22,21 @@ def test_a_connection_in_the_making_is_closed_with_its_client() -> None:
         with pytest.raises(KafkaError):
             open_client(KafkaAdminClient, bootstrap_servers=[f"127.0.0.1:{deaf.getsockname()[1]}"], bootstrap_timeout_ms=500)
         gc.collect()
+
+
+@pytest.mark.timeout(30)
+def test_whoever_says_nothing_in_tls_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(KafkaError, match="does it speak TLS on this port"):
+        open_client(
+            KafkaAdminClient,
+            bootstrap_servers=[f"127.0.0.1:{mute.getsockname()[1]}"],
+            security_protocol="SSL",
+            bootstrap_timeout_ms=500,
+        )
+    gc.collect()
+
+
+def test_giving_up_says_what_became_of_the_connection() -> None:
+    with pytest.raises(KafkaError, match="ECONNREFUSED"):
+        open_client(KafkaAdminClient, bootstrap_servers=["127.0.0.1:1"], bootstrap_timeout_ms=500)
+    gc.collect()
