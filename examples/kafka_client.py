@@ -12,13 +12,15 @@ from kafka import KafkaConsumer, KafkaProducer
 
 servers, run = sys.argv[1:2] or ["localhost:9092"], uuid.uuid4().hex[:8]
 model = os.environ.get("HEADRACE_MODEL_NAME", "smollm2-135m-instruct")
-waiting = {f"{run}-{i}" for i in range(100)}
-producer = KafkaProducer(bootstrap_servers=servers, acks="all")
+waiting, sent = {f"{run}-{i}" for i in range(100)}, []
+producer = KafkaProducer(bootstrap_servers=servers, acks="all", max_block_ms=10_000)
 for name in waiting:
     body = {"model": model, "messages": [{"role": "user", "content": f"Say hello to {name}."}], "max_tokens": 16}
     headers = [("authorization", f"Bearer {os.environ['HEADRACE_API_KEY']}".encode())] if "HEADRACE_API_KEY" in os.environ else []
-    producer.send("headrace.requests", json.dumps({"id": name, "body": body}).encode(), key=name.encode(), headers=headers)
-producer.flush()
+    value = json.dumps({"id": name, "body": body}).encode()
+    sent.append(producer.send("headrace.requests", value, key=name.encode(), headers=headers))
+for one in sent:
+    one.get(timeout=30)  # raises where the broker did not take it: no such topic, not allowed
 for record in KafkaConsumer("headrace.results", bootstrap_servers=servers, auto_offset_reset="earliest"):
     result = json.loads(record.value)
     if result["id"] in waiting:

@@ -29,7 +29,7 @@ def init(dry_run: Annotated[bool, typer.Option("--dry-run", help="Make nothing: 
         settings = load_settings()
         address = address_of(settings)
         if address is None:
-            raise fail("HEADRACE_QUEUE_URL names no Kafka")
+            raise fail("HEADRACE_QUEUE_URL is not set: it names the brokers, as in kafka://localhost:9092")
         wanted = shapes(settings)
         found = survey(address, wanted)
         made = [] if dry_run else create(address, wanted)

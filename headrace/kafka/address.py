@@ -54,7 +54,7 @@ def address_of(settings: Settings) -> Address | None:
         return None
     parts = _split(settings.queue_url)
     if parts is None:
-        raise SettingsError(_BAD)
+        raise SettingsError(_BAD + _hint(settings.queue_url))
     tls, login, servers = parts
     user, _, password = map(unquote, login.partition(":"))
     if settings.kafka_password is not None:
@@ -64,8 +64,17 @@ def address_of(settings: Settings) -> Address | None:
         raise SettingsError("HEADRACE_KAFKA_PASSWORD needs a user: HEADRACE_KAFKA_USER, or in HEADRACE_QUEUE_URL")
     if settings.kafka_ca_file is not None and not tls:
         raise SettingsError("HEADRACE_KAFKA_CA_FILE needs kafka+ssl:// in HEADRACE_QUEUE_URL: nothing is encrypted without")
+    if settings.kafka_ca_file is not None and not settings.kafka_ca_file.is_file():
+        raise SettingsError(f"HEADRACE_KAFKA_CA_FILE: there is no file {settings.kafka_ca_file}")
     ca_file = None if settings.kafka_ca_file is None else str(settings.kafka_ca_file)
     return Address(servers=servers, tls=tls, ca_file=ca_file, sasl=settings.kafka_sasl, user=name, password=password)
+
+
+def _hint(url: str) -> str:
+    """What most likely is wrong with it, of its text nothing."""
+    if url.startswith(("kafka://", "kafka+ssl://")) and re.search("[/?#]", url.partition("://")[2]):
+        return "; nothing comes behind the servers, options are settings HEADRACE_KAFKA_…, and / ? # in a password are written %2F %3F %23"
+    return ""
 
 
 def _split(url: str) -> tuple[bool, str, tuple[str, ...]] | None:

@@ -44,9 +44,9 @@ def test_a_login_may_hold_any_character() -> None:
 
 
 def test_settings_come_before_the_url() -> None:
-    options = read("kafka+ssl://me:old@a", kafka_password="new", kafka_sasl="PLAIN", kafka_ca_file="/ca.pem").options()
+    options = read("kafka+ssl://me:old@a", kafka_password="new", kafka_sasl="PLAIN", kafka_ca_file=__file__).options()
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("me", "new")
-    assert (options["sasl_mechanism"], options["ssl_cafile"]) == ("PLAIN", "/ca.pem")
+    assert (options["sasl_mechanism"], options["ssl_cafile"]) == ("PLAIN", __file__)
     assert options["ssl_check_hostname"] is True
 
 
@@ -71,6 +71,18 @@ def test_a_bad_url_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(SettingsError, match="HEADRACE_QUEUE_URL must be") as caught:
         read(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["kafka://a?sasl=PLAIN", "kafka://a/topic", "kafka+ssl://me:hun/ter2@a", "kafka://me:hun#ter2@a"])
+def test_what_stands_behind_the_servers_is_told_of(url: str) -> None:
+    with pytest.raises(SettingsError, match="nothing comes behind the servers, options are settings") as caught:
+        read(url)
+    assert "ter2" not in str(caught.value)
+
+
+def test_a_file_of_signers_that_is_not_there_is_named() -> None:
+    with pytest.raises(SettingsError, match="HEADRACE_KAFKA_CA_FILE: there is no file /no/"):
+        read("kafka+ssl://a", kafka_ca_file="/no/ca.pem")
 
 
 def test_settings_that_would_do_nothing_are_refused() -> None:
