@@ -78,7 +78,8 @@ class LogConsumer:
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)
+        self._lag: Mapping[Partition, int] | None = None
+        """As last seen; None while no partition is ours, or the broker does not answer."""
 
     # asyncio's side
 
@@ -108,8 +109,8 @@ class LogConsumer:
     def standing(self) -> Standing:
         with self._lock:
             paused, in_flight = self._windows.paused, self._windows.in_flight
-        seen = self._standing
-        return Standing(reachable=seen.reachable, lag=seen.lag, paused=paused, in_flight=in_flight)
+        lag = self._lag
+        return Standing(reachable=lag is not None, lag=lag or {}, paused=paused, in_flight=in_flight)
 
     async def aclose(self) -> None:
         """Commit what is done and leave the group; a few seconds at most, wherever the broker is."""
@@ -180,20 +181,24 @@ class LogConsumer:
             self._windows.committed(due)
 
     def _look(self, consumer: KafkaConsumer) -> None:
-        ours = sorted(self._windows.partitions)
-        try:
-            ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS) if ours else {}
-            lag = {one: self._lag(consumer, one, ends[TopicPartition(*one)]) for one in ours}
-        except KafkaError as error:
-            if self._standing.reachable:
-                logger.warning("the log's broker does not answer: %s", error)
-            self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)
+        with self._lock:
+            ours = sorted(self._windows.partitions)
+        if not ours:
+            self._lag = None
             return
-        if ours and not self._standing.reachable:
+        try:
+            ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS)
+            lag = {one: self._behind(consumer, one, ends[TopicPartition(*one)]) for one in ours}
+        except KafkaError as error:
+            if self._lag is not None:
+                logger.warning("the log's broker does not answer: %s", error)
+            self._lag = None
+            return
+        if self._lag is None:
             logger.info("reads %d partitions of the log", len(ours))
-        self._standing = Standing(reachable=bool(ours) or self._standing.reachable, lag=lag, paused=frozenset(), in_flight=0)
+        self._lag = lag
 
-    def _lag(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
+    def _behind(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
         """Fetches tell the end too, while the partition is not paused; not every broker counts right when it is asked for ends alone."""
         place = TopicPartition(*one)
         position: int = consumer.position(place, timeout_ms=ANSWER_MS)
@@ -215,7 +220,7 @@ class LogConsumer:
         except Exception as error:  # noqa: BLE001 - it is given up, whatever it says to that
             logger.info("left the log without a word: %s", error)
         self._forget(self._windows.partitions)
-        self._standing = Standing(reachable=False, lag={}, paused=frozenset(), in_flight=0)
+        self._lag = None
 
     # The client's own thread
 

@@ -1,4 +1,4 @@
-"""Where a reader of the log stands."""
+"""Where a member of the group stands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ from headrace.kafka.window import Partition
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """Where a member of the group stands, as last seen."""
-
     reachable: bool
+    """The broker answered lately, and partitions are ours."""
     lag: Mapping[Partition, int]
     """Records of our partitions that are not fetched yet."""
     paused: frozenset[Partition]
