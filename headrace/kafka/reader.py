@@ -36,11 +36,15 @@ class LogReader:
             except KafkaError as error:
                 raise LogUnavailable(f"Kafka did not let {topic} be read: {error}") from error
             finally:
+                # For a silent broker `next` waits longer than a process has to stop.
+                reading.is_left = True
                 await loop.run_in_executor(thread, reading.close)
 
 
 class _Reading:
     def __init__(self) -> None:
+        self.is_left = False
+        """Nobody waits for records any more."""
         self._consumer: Any = None
         self._ends: dict[TopicPartition, int] = {}
         self._seen: set[TopicPartition] = set()
@@ -82,7 +86,7 @@ class _Reading:
     def next(self) -> list[LogRecord]:
         """Empty: that was all. Raises KafkaError."""
         for _ in range(_SILENCE):
-            if not self._ends:
+            if not self._ends or self.is_left:
                 return []
             found = self._consumer.poll(timeout_ms=_POLL_MS)
             for place in self._ends.keys() - self._seen:
