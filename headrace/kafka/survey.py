@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from headrace.errors import LogUnavailable
 from headrace.kafka.address import Address
-from headrace.kafka.client import open_client
-from headrace.kafka.topics import ANSWER_S, Shape
+from headrace.kafka.topics import Shape, open_admin
 
 
 def survey(address: Address, wanted: list[Shape]) -> dict[str, list[str] | None]:
@@ -17,9 +15,8 @@ def survey(address: Address, wanted: list[Shape]) -> dict[str, list[str] | None]
 
     It blocks: for a command. Raises LogUnavailable.
     """
-    limit_ms = int(ANSWER_S * 1_000)
     try:
-        with open_client(KafkaAdminClient, **address.options(), bootstrap_timeout_ms=limit_ms, request_timeout_ms=limit_ms) as admin:
+        with open_admin(address) as admin:
             there = frozenset(admin.list_topics())
             return {shape.name: _differences(admin, shape) if shape.name in there else None for shape in wanted}
     except KafkaError as error:

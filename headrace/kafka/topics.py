@@ -14,7 +14,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from headrace.errors import LogUnavailable
+from headrace.errors import LogUnavailable, SettingsError
 from headrace.kafka.address import Address
 from headrace.kafka.client import open_client
 from headrace.settings import Settings
@@ -68,7 +68,12 @@ class Shape:
 
 
 def shapes(settings: Settings) -> list[Shape]:
-    """All topics as the settings want them."""
+    """All topics as the settings want them. Raises SettingsError if they would forget a request that may still run."""
+    if settings.kafka_retention_s < (longest := settings.job_ttl_s + settings.retention_s):
+        raise SettingsError(
+            f"HEADRACE_KAFKA_RETENTION_S must be at least HEADRACE_JOB_TTL_S + HEADRACE_RETENTION_S, which is {longest}, "
+            f"got {settings.kafka_retention_s}"
+        )
     topics, keep = Topics(settings.kafka_prefix), {"cleanup.policy": "delete", "retention.ms": str(settings.kafka_retention_s * 1000)}
     # Kafka deletes whole segments, late: a request must not outlive the word that it has ended, or a store that is lost would run it again.
     compact = {"cleanup.policy": "compact,delete", "retention.ms": str(2 * settings.kafka_retention_s * 1000)}
@@ -97,7 +102,7 @@ def create(address: Address, wanted: list[Shape]) -> list[str]:
     It blocks: for a thread, or a command. Raises LogUnavailable.
     """
     try:
-        with _admin(address) as admin:
+        with open_admin(address) as admin:
             there = frozenset(admin.list_topics())
             return [shape.name for shape in wanted if shape.name not in there and _made(admin, shape)]
     except KafkaError as error:
@@ -113,6 +118,7 @@ def _made(admin: Any, shape: Shape) -> bool:
     return True
 
 
-def _admin(address: Address) -> Any:
+def open_admin(address: Address) -> Any:
+    """A KafkaAdminClient. Raises KafkaError."""
     limit_ms = int(ANSWER_S * 1000)
     return open_client(KafkaAdminClient, **address.options(), bootstrap_timeout_ms=limit_ms, request_timeout_ms=limit_ms)

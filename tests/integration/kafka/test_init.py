@@ -30,12 +30,12 @@ def test_topics_are_made_once_and_told(environ: str, monkeypatch: pytest.MonkeyP
 
 def test_without_kafka_there_is_nothing_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADRACE_QUEUE_URL", raising=False)
-    assert "HEADRACE_QUEUE_URL names no Kafka" in "".join(said(code=1))
+    assert "HEADRACE_QUEUE_URL is not set" in "".join(said(code=1))
 
 
 def test_brokers_that_are_not_there_are_named_without_their_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_QUEUE_URL", "kafka://somebody:secret@127.0.0.1:1")
-    monkeypatch.setattr("headrace.kafka.survey.ANSWER_S", 0.5)
+    monkeypatch.setattr("headrace.kafka.topics.ANSWER_S", 0.5)
     output = "".join(said(code=1))
     assert "127.0.0.1:1" in output
     assert "did not tell of its topics" in output

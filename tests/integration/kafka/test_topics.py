@@ -4,7 +4,7 @@ import threading
 import pytest
 from kafka import KafkaAdminClient
 
-from headrace.errors import LogUnavailable
+from headrace.errors import LogUnavailable, SettingsError
 from headrace.kafka.address import Address, address_of
 from headrace.kafka.topics import create, shapes
 from headrace.settings import Settings
@@ -58,6 +58,12 @@ def test_acknowledged_records_outlive_a_broker_where_there_are_enough() -> None:
 
     assert configs(3)["min.insync.replicas"] == "2"
     assert "min.insync.replicas" not in configs(2)
+
+
+def test_topics_that_would_forget_what_may_still_run_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"HEADRACE_KAFKA_RETENTION_S must be at least .* 90000, got 89999"):
+        shapes(Settings(queue_url="kafka://a", job_ttl_s=86_400, retention_s=3_600, kafka_retention_s=89_999))
+    assert shapes(Settings(queue_url="kafka://a", job_ttl_s=86_400, retention_s=3_600, kafka_retention_s=90_000))
 
 
 def test_results_are_compacted_and_large_records_pass() -> None:
