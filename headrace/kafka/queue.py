@@ -1,10 +1,6 @@
 """The queue of the API where Kafka is in front of the store: what is accepted is in the log first."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from headrace.kafka.acceptance import Acceptance
-from headrace.kafka.address import Address
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.record import encode_accepted
 from headrace.kafka.topics import Topics
@@ -12,7 +8,6 @@ from headrace.ports import Accepted, Submission
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Server
-from headrace.settings import Settings
 
 
 class KafkaQueue(RedisQueue):
@@ -29,10 +24,3 @@ class KafkaQueue(RedisQueue):
 
     async def _append(self, submission: Submission) -> None:
         await self._log.append(self._topic, submission.request.id.encode(), encode_accepted(submission))
-
-
-@asynccontextmanager
-async def logging_requests(settings: Settings, address: Address) -> AsyncIterator[LogProducer]:
-    """What appends to the log of accepted requests; closed at the end."""
-    async with LogProducer(address, [Topics(settings.kafka_prefix).accepted], timeout_s=settings.kafka_timeout_s) as log:
-        yield log

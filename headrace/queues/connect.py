@@ -31,12 +31,13 @@ async def connect_submitter(settings: Settings) -> AsyncIterator[tuple[RedisQueu
         return
     try:
         # Not above: the client is there only where Kafka is wanted.
-        from headrace.kafka.queue import KafkaQueue, logging_requests
+        from headrace.kafka.producer import LogProducer
+        from headrace.kafka.queue import KafkaQueue
         from headrace.kafka.topics import Topics
     except ModuleNotFoundError as error:
         raise SettingsError(f"HEADRACE_QUEUE_URL needs the package {error.name}: pip install headrace[kafka]") from None
-    async with _store(settings) as server, logging_requests(settings, address) as log:
-        topics = Topics(settings.kafka_prefix)
+    topics = Topics(settings.kafka_prefix)
+    async with _store(settings) as server, LogProducer(address, [topics.accepted], timeout_s=settings.kafka_timeout_s) as log:
         yield KafkaQueue(server, shards=settings.shards, limits=_limits(settings), log=log, topics=topics), log
 
 
