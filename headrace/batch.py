@@ -8,6 +8,7 @@ validating ───────┼─► in_progress ─► finalizing ─► c
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from headrace.request import Endpoint
 
@@ -66,6 +67,33 @@ class Progress:
     output_tokens: int = 0
     submitted: int = 0
     """Lines before this one (from 0) were handed to the queue. A checkpoint that spares work: handing a line over twice is harmless."""
+    told: int | None = None
+    """Where there is an output topic: results of lines before this one (from 0) are in it. A checkpoint too. None: the files are not
+    written yet, which comes first."""
+
+
+class Bounds(NamedTuple):
+    """Offsets of a partition: from `start`, and before `end`."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Records of one partition: from offset `start`, and before `end`."""
+
+    partition: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopicRange:
+    """Records of a topic, the spans by partition. Fixed when the batch is accepted: what is written later is none of it."""
+
+    topic: str
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +104,13 @@ class NewBatch:
     tenant: str
     endpoint: Endpoint
     input_file_id: str
+    """With an `input_topic`: of the file that the batch makes of it first, before anything else."""
     metadata: dict[str, str] | None = None
     output_ttl_s: int | None = None
     """How long the files that the batch makes are kept, counted from when each was made."""
+    input_topic: TopicRange | None = None
+    output_topic: str | None = None
+    """To which the lines of its files go too, before it ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

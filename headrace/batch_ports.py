@@ -1,12 +1,12 @@
 """The ports of files and batches. The rules of `headrace/ports.py` hold here too: atomic, idempotent, the store's clock, a tenant on every
 read, another tenant's object as unknown as one that never was."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from headrace.batch import Batch, BatchStatus, LineFault, NewBatch, Progress
+from headrace.batch import Batch, BatchStatus, Bounds, LineFault, NewBatch, Progress
 from headrace.file import FileRecord, Purpose
 
 
@@ -79,6 +79,18 @@ class BatchRegistry(Protocol):
 
     async def cancel(self, tenant: str, batch_id: str) -> Batch:
         """To `cancelling`, due for work at once; again: the same. Raises BatchNotFound, BatchNotCancellable (finalizing, or ended)."""
+        ...
+
+
+class BatchTopics(Protocol):
+    """The submitter's side of topics that batches are fed from and answered to."""
+
+    def allows(self, tenant: str, topic: str) -> bool:
+        """Whether the tenant's batches may use a topic of that name, be there one or not."""
+        ...
+
+    async def bounds(self, topic: str) -> Mapping[int, Bounds]:
+        """What each of its partitions holds now; empty if there is no such topic. Raises LogUnavailable."""
         ...
 
 

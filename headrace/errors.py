@@ -20,6 +20,7 @@ HeadraceError
 │   └── TenantFull              429  the tenant's own bound is reached; nothing was stored
 ├── QueueUnavailable          503  the state store did not answer; a write may or may not have happened
 ├── LogUnavailable            503  Kafka did not acknowledge; nothing was accepted
+├── RangeGone                 records of a topic that were to be read are not there (any more)
 ├── BatchLeaseLost            somebody else works on the batch now; write nothing more
 ├── ModelUnavailable          the model cannot be found, converted or loaded
 ├── TokenizerFailed           the tokenizer cannot turn these ids into text
@@ -166,6 +167,10 @@ class QueueUnavailable(HeadraceError):
 
 class LogUnavailable(HeadraceError):
     """Kafka did not acknowledge the record in time. It may be in the log all the same: every record is idempotent, so write it again."""
+
+
+class RangeGone(HeadraceError):
+    """Records of a topic that were to be read are not there: retention has deleted them, or the topic is another one by now."""
 
 
 class BatchLeaseLost(HeadraceError):

@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         description="How long topics keep a record; longer than a job may live and is then kept, and than Kafka goes unread.",
     )
 
+    kafka_batch_topics: str = Field(
+        "",
+        description="Topics that batches may be fed from and answered to: `tenant=topic` or `tenant=beginning*`, separated by commas; "
+        "without a keys file the tenant is `default`. Default: none.",
+    )
+
     # Files and batches
     files_dir: Path = Field(
         Path("headrace-data/files"), description="Folder of uploaded and made files; one for all API and clerk processes, on a shared disk."

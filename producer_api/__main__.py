@@ -32,7 +32,7 @@ async def run(settings: Settings) -> bool:
         logger.warning("whoever reaches %s may do everything here: no HEADRACE_KEYS_FILE is set", settings.host)
     blobs = FolderBlobs(settings.files_dir)
     async with connect_submitter(settings) as (queue, log), connect_registries(settings) as registries:
-        archive = Archive(registries.files, registries.batches, blobs)
+        archive = Archive(registries.files, registries.batches, blobs, registries.topics)
         server = Server(create_app(queue, archive, catalog, settings, log=log), settings)
         on_stop_signal(server.request_stop)
         await server.serve()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from headrace.batch_ports import BatchRegistry, BlobStore, FileRegistry
+from headrace.batch_ports import BatchRegistry, BatchTopics, BlobStore, FileRegistry
 from headrace.files.journals import Journals
 
 
@@ -11,4 +11,6 @@ class Archive:
     files: FileRegistry
     batches: BatchRegistry
     blobs: BlobStore
+    topics: BatchTopics | None = None
+    """None: there is no Kafka."""
     journals: Journals = field(default_factory=Journals)

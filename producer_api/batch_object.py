@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from headrace.batch import COMPLETION_WINDOW, Batch, LineFault, Progress
+from headrace.batch import COMPLETION_WINDOW, Batch, LineFault, NewBatch, Progress, TopicRange
 
 
 def batch_object(batch: Batch) -> dict[str, Any]:
-    """All fields of the specification; null where there is nothing (yet)."""
+    """All fields of the specification; null where there is nothing (yet). Those of topics are ours, and there where a batch has them."""
     new = batch.new
     return {
         "id": new.id,
@@ -31,7 +31,22 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "request_counts": {"total": batch.progress.total, "completed": batch.progress.completed, "failed": batch.progress.failed},
         "usage": _usage(batch.progress),
         "metadata": new.metadata,
+        **_topics(new),
     }
+
+
+def _topics(new: NewBatch) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if new.input_topic is not None:
+        fields["input_topic"] = _range(new.input_topic)
+    if new.output_topic is not None:
+        fields["output_topic"] = new.output_topic
+    return fields
+
+
+def _range(found: TopicRange) -> dict[str, Any]:
+    """As it is asked for, and with nothing left out."""
+    return {"name": found.topic, "partitions": [{"partition": one.partition, "from": one.start, "to": one.end} for one in found.spans]}
 
 
 def _errors(faults: tuple[LineFault, ...]) -> dict[str, Any] | None:

@@ -139,6 +139,13 @@ class Journal:
         """All output lines in the order of the input."""
         return self._read(range(len(self._kinds)), _OK)
 
+    def result(self, line: int) -> tuple[bool, bytes] | None:
+        """Whether a line is answered, and its line of a file, without the newline; None if it has no result."""
+        if line not in self:
+            return None
+        kind = self._kinds[line]
+        return kind == _OK, next(self._read([line], kind)).rstrip(b"\n")
+
     def error(self, line: int) -> bytes | None:
         """The error line of a line, newline included, if it has one."""
         return next(self._read([line], _NO), None) if line in self else None

@@ -41,11 +41,16 @@ class LogRecord:
         return len(self.key or b"") + len(self.value or b"") + sum(len(name) + len(value or b"") for name, value in self.headers)
 
     @property
+    def unreadable(self) -> str | None:
+        """Why nothing of it could be decoded, in words. Its producer may have used our own sign: any bytes make a sentence."""
+        return next(((value or b"")[:_SHOWN].decode(errors="replace") for name, value in self.headers if name == UNREADABLE), None)
+
+    @property
     def flaw(self) -> str | None:
-        """Why it is none that anybody could mean, in words. Their producer may have used our own signs: any bytes make a sentence."""
-        for name, value in self.headers:
-            if name == UNREADABLE:
-                return (value or b"")[:_SHOWN].decode(errors="replace")
+        """Why it is none that anybody could mean, in words."""
+        if (why := self.unreadable) is not None:
+            return why
+        for name, _ in self.headers:
             if SUBSTITUTE in name:
                 return f"The name of the header {name[:_SHOWN].replace(SUBSTITUTE, '?')!r} is not UTF-8."
         return None

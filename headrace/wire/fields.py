@@ -37,7 +37,8 @@ class Strict(BaseModel):
     def _check_count(cls, value: Any) -> Any:
         """Of more fields than there are one is unknown, and that is found sooner than each is reported."""
         if isinstance(value, dict) and len(value) > len(cls.model_fields):
-            name = next(name for name in value if name not in cls.model_fields)
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            name = next(name for name in value if name not in known)
             raise PydanticCustomError(UNKNOWN_FIELD, "is unknown", {"name": name})
         return value
 

@@ -91,6 +91,7 @@ class BatchOffice:
                 file_ttl_s=settings.file_ttl_s,
                 clock=time.monotonic,
                 now_ms=lambda: time.time_ns() // 1_000_000,
+                topics=registries.topics,
             )
 
 

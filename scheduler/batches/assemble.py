@@ -19,6 +19,7 @@ from scheduler.batches.made_file import Role, whole_file
 from scheduler.batches.progress import counted
 from scheduler.batches.resources import Resources
 from scheduler.batches.results import undone_line
+from scheduler.batches.topic_output import Teller
 
 CLOCK_SKEW_MS = 60_000
 """That a window has closed is found by the clocks of clerks, and when, is stamped by the store's."""
@@ -34,15 +35,25 @@ def outcome(batch: Batch, *, whole: bool) -> tuple[BatchStatus, str]:
 
 
 async def assemble(resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
-    """Write both files and end the batch. Raises BatchLeaseLost, QueueUnavailable, OSError."""
+    """Write both files, tell the output topic, and end the batch. Raises BatchLeaseLost, QueueUnavailable, LogUnavailable, OSError."""
     await hold.keep(asyncio.to_thread(journal.refresh))
-    batch = hold.batch
-    status, undone = outcome(batch, whole=len(journal) == len(lines))
-    errors = _errors(batch, lines, journal, undone, resources.queue.shards)
+    topic = hold.batch.new.output_topic
+    status, undone = outcome(hold.batch, whole=len(journal) == len(lines))
+    update = BatchUpdate() if hold.batch.progress.told is not None else await _files(resources, hold, lines, journal, undone)
+    if topic is not None:
+        # Whatever becomes of the topic, the files are there, and are not written again.
+        await hold.update(replace(update, progress=replace(hold.batch.progress, told=hold.batch.progress.told or 0)))
+        faults = await Teller(resources, hold, lines, journal, undone).tell(topic)
+        update = BatchUpdate(faults=faults or None)
+    progress = replace(counted(hold.batch.progress, journal.tally), failed=len(lines) - journal.tally.completed)
+    await hold.update(replace(update, progress=progress, status=status))
+
+
+async def _files(resources: Resources, hold: Hold, lines: Input, journal: Journal, undone: str) -> BatchUpdate:
+    errors = _errors(hold.batch, lines, journal, undone, resources.queue.shards)
     output_id = await _make(resources, hold, "output", journal.answers())
     error_id = await _make(resources, hold, "errors", errors)
-    progress = replace(counted(batch.progress, journal.tally), failed=len(lines) - journal.tally.completed)
-    await hold.update(BatchUpdate(progress=progress, status=status, output_file_id=output_id, error_file_id=error_id))
+    return BatchUpdate(output_file_id=output_id, error_file_id=error_id)
 
 
 async def _make(resources: Resources, hold: Hold, role: Role, content: Iterable[bytes]) -> str | None:

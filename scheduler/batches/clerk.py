@@ -10,7 +10,7 @@ from errno import ENOENT
 
 from headrace.batch import BATCH_ENDED, BatchStatus, LineFault, Progress
 from headrace.batch_ports import NO_FILE, BatchUpdate
-from headrace.errors import BatchLeaseLost, FileNotKnown, ModelUnavailable, QueueFull, QueueUnavailable
+from headrace.errors import BatchLeaseLost, FileNotKnown, LogUnavailable, ModelUnavailable, QueueFull, QueueUnavailable
 from headrace.files.workspace import Workspace
 from headrace.ids import made_file_id
 from scheduler.batches.assemble import assemble
@@ -18,13 +18,15 @@ from scheduler.batches.hold import LEASE_MS, Hold
 from scheduler.batches.lines import Input, index_anew, open_input
 from scheduler.batches.resources import Resources
 from scheduler.batches.run import Runner
+from scheduler.batches.topic_input import Copied, InputRefused, copy_input
 from scheduler.batches.validate import Validator
 
 logger = logging.getLogger(__name__)
 
 MODEL_RETRY_MS = 2_000
 FAULT_RETRY_MS = 5_000
-"""Before a batch is tried again whose work met a full disk or an absent model."""
+LOG_RETRY_MS = 10_000
+"""Before a batch is tried again whose work met an absent model, a full disk, or no Kafka, which takes a clerk some seconds to find."""
 
 
 class Clerk:
@@ -61,6 +63,9 @@ class Clerk:
         except ModelUnavailable as error:
             logger.warning("batch %s waits for its model: %s", batch_id, error)
             return MODEL_RETRY_MS
+        except LogUnavailable as error:
+            logger.warning("batch %s waits for Kafka: %s", batch_id, error)
+            return LOG_RETRY_MS
         except OSError as error:
             logger.error("batch %s cannot go on for now: %s", batch_id, error)
             return FAULT_RETRY_MS
@@ -74,22 +79,34 @@ class Clerk:
             return
         workspace.create()
         try:
-            await asyncio.to_thread(resources.blobs.borrow, new.input_file_id, workspace.input)
-        except FileNotKnown:
-            why = "The input file was deleted before it could be read."
-            await self._refuse(hold, workspace, (LineFault(code="input_file_missing", message=why, param="input_file_id"),))
+            copied = await self._provide(hold, workspace)
+        except InputRefused as error:
+            await self._refuse(hold, workspace, (error.fault,))
             return
         validator = Validator(new.endpoint, resources.prompters, resources.limits)
         with workspace.input.open("rb") as file:
             for _ in validator.read(file, workspace.input.stat().st_size):
                 await hold.renew_if_due()
-        if validator.faults:
-            await self._refuse(hold, workspace, tuple(validator.faults))
+        if faults := validator.faults if copied is None else copied.located(validator.faults):
+            await self._refuse(hold, workspace, tuple(faults))
             return
         await asyncio.to_thread(validator.index.save, workspace.index)
         progress = replace(hold.batch.progress, total=len(validator.index))
         await hold.update(BatchUpdate(progress=progress, model=validator.model, status=BatchStatus.IN_PROGRESS))
         logger.info("batch %s has %d requests", new.id, len(validator.index))
+
+    async def _provide(self, hold: Hold, workspace: Workspace) -> Copied | None:
+        """Put the input into the workspace; what it was copied from, if that is a topic. Raises InputRefused, LogUnavailable, OSError."""
+        new, copied = hold.batch.new, None
+        if new.input_topic is not None:
+            copied = await copy_input(self._resources, hold, new.input_topic)
+            workspace.input.unlink(missing_ok=True)
+        try:
+            await asyncio.to_thread(self._resources.blobs.borrow, new.input_file_id, workspace.input)
+        except FileNotKnown:
+            why = "The input file was deleted before it could be read."
+            raise InputRefused(LineFault(code="input_file_missing", message=why, param="input_file_id")) from None
+        return copied
 
     async def _refuse(self, hold: Hold, workspace: Workspace, faults: tuple[LineFault, ...]) -> None:
         await hold.update(BatchUpdate(faults=faults, status=BatchStatus.FAILED))

@@ -1,4 +1,5 @@
-"""A file that a batch makes: of answers, or of errors. Its id and name follow from the batch, so making it again makes the same."""
+"""A file that a batch makes: of answers, of errors, or of what it reads from a topic. Its id and name follow from the batch, so making it
+again makes the same."""
 
 from typing import Literal
 
@@ -6,7 +7,7 @@ from headrace.batch import Batch
 from headrace.file import FileRecord, Purpose
 from headrace.ids import made_file_id
 
-Role = Literal["output", "errors"]
+Role = Literal["input", "output", "errors"]
 
 
 def whole_file(batch: Batch, role: Role, *, size: int, made_ms: int, ttl_s: int) -> FileRecord:
@@ -35,7 +36,7 @@ def _record(batch: Batch, role: Role, *, size: int, created_ms: int, expires_ms:
         id=made_file_id(new.id, role),
         tenant=new.tenant,
         filename=f"{new.id}_{role}.jsonl",
-        purpose=Purpose.BATCH_OUTPUT,
+        purpose=Purpose.BATCH if role == "input" else Purpose.BATCH_OUTPUT,
         size=size,
         created_ms=created_ms,
         expires_ms=expires_ms,

@@ -8,6 +8,7 @@ from headrace.batch_ports import BatchWork, BlobStore, FileRegistry
 from headrace.files.journals import Journals
 from headrace.ports import JobQueue
 from headrace.wire.prompter import Prompters
+from scheduler.batches.topic_ports import TopicLog
 from scheduler.batches.validate import InputLimits
 
 
@@ -27,3 +28,5 @@ class Resources:
     """Monotonic seconds."""
     now_ms: Callable[[], int]
     """Unix milliseconds."""
+    topics: TopicLog | None = None
+    """None: there is no Kafka."""
