@@ -29,7 +29,7 @@ class Told:
 
 @dataclass
 class MemoryTopics:
-    """Implements BatchTopics for the tenants of `granted`, and TopicLog. Partitions are lists, whose first record has the offset `first`."""
+    """Implements BatchTopics for the tenants of `granted`, and TopicLog. The first record of a partition has the offset `first`."""
 
     topics: dict[str, list[list[LogRecord]]] = field(default_factory=dict)
     granted: frozenset[tuple[str, str]] = frozenset()

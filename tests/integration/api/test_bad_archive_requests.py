@@ -92,7 +92,7 @@ BAD_BATCHES: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"endpoint": ...}, 400, "missing_required_parameter", "endpoint"),
     ({"completion_window": ...}, 400, "missing_required_parameter", "completion_window"),
     ({"input_file_id": 7}, 400, "invalid_type", "input_file_id"),
-    ({"input_file_id": None}, 400, "invalid_type", "input_file_id"),
+    ({"input_file_id": None}, 400, "missing_required_parameter", "input_file_id"),
     ({"input_file_id": ""}, 404, "file_not_found", "input_file_id"),
     ({"input_file_id": "../../etc/passwd"}, 404, "file_not_found", "input_file_id"),
     ({"input_file_id": NO_BATCH}, 404, "file_not_found", "input_file_id"),

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from headrace.request import Endpoint, Request
 from headrace.state import State
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
+from headrace.testing.memory_topics import MemoryTopics
 from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.registry_bench import RegistryBench
 from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWorker
@@ -55,6 +56,7 @@ class Site:
     blobs: FolderBlobs
     pace: Pace
     prompters: Prompters = lambda _model: PROMPTER
+    topics: MemoryTopics = field(default_factory=MemoryTopics)
 
     async def upload(self, content: bytes) -> str:
         scratch = self.blobs.scratch()
@@ -85,6 +87,7 @@ class Site:
             file_ttl_s=1_000,
             clock=lambda: self.registries.now_ms / 1_000,
             now_ms=lambda: self.registries.now_ms,
+            topics=cut.watch(self.topics),
         )
 
     async def batch(self, batch_id: str) -> Batch:
