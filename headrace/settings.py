@@ -74,8 +74,8 @@ class Settings(BaseSettings):
         description="How long topics keep a record; longer than a job may live and is then kept, and than Kafka goes unread.",
     )
 
-    kafka_batch_topics: str = Field(
-        "",
+    kafka_batch_topics: str | None = Field(
+        None,
         description="Topics that batches may be fed from and answered to: `tenant=topic` or `tenant=beginning*`, separated by commas; "
         "without a keys file the tenant is `default`. Default: none.",
     )

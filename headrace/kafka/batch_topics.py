@@ -26,7 +26,7 @@ class KafkaBatchTopics:
     @classmethod
     def of(cls, settings: Settings, address: Address) -> Self:
         """Raises SettingsError."""
-        grants = read_grants(settings.kafka_batch_topics, settings.kafka_prefix)
+        grants = read_grants(settings.kafka_batch_topics or "", settings.kafka_prefix)
         return cls(address, grants, timeout_s=settings.kafka_timeout_s)
 
     def allows(self, tenant: str, topic: str) -> bool:
