@@ -15,7 +15,7 @@ from headrace.errors import LogUnavailable, RangeGone
 from headrace.kafka.lenient import open_consumer
 from headrace.kafka.log_record import LogRecord
 
-ANSWER_S = 10.0
+_ANSWER_MS = 10_000
 _POLL_MS = 100
 _SILENCE_S = 15.0
 """Without a record, while there should be some, after which the broker counts as gone."""
@@ -44,7 +44,7 @@ class RangeReader:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
 
-    async def bounds(self, topic: str, timeout_s: float = ANSWER_S) -> dict[int, Bounds]:
+    async def bounds(self, topic: str, timeout_s: float) -> dict[int, Bounds]:
         """What each partition holds now; empty if there is no such topic. Raises LogUnavailable, after the time-out or a little later."""
         return await asyncio.to_thread(self._bounds, topic, timeout_s)
 
@@ -101,10 +101,8 @@ class _Reading:
 
     def open(self, options: Mapping[str, Any]) -> None:
         """Raises RangeGone, KafkaError."""
-        limit_ms = int(ANSWER_S * 1_000)
-        self._consumer = open_consumer(**options, **_CLIENT, bootstrap_timeout_ms=limit_ms)
-        if self._place.partition not in self._consumer.partitions_for_topic(self._place.topic):
-            raise RangeGone(f"The topic {self._place.topic} has no partition {self._place.partition} any more.")
+        self._consumer = open_consumer(**options, **_CLIENT, bootstrap_timeout_ms=_ANSWER_MS)
+        self._find()
         self._consumer.assign([self._place])
         self._consumer.seek(self._place, self._span.start)
         self._check_start()
@@ -115,14 +113,14 @@ class _Reading:
         # By position and not by record: the last offsets need not hold any.
         while self._position() < self._span.end:
             if time.monotonic() > give_up_at:
-                self._check_end()
+                self._check_end(self._consumer.highwater(self._place))
                 raise KafkaError(f"nothing came for {_SILENCE_S:g} s")
             before = self._position()
             try:
                 found = self._consumer.poll(timeout_ms=_POLL_MS).get(self._place, [])
             except OffsetOutOfRangeError:
                 self._check_start()
-                self._check_end()
+                self._check_end(self._consumer.end_offsets([self._place], timeout_ms=_ANSWER_MS)[self._place])
                 raise
             if batch := [LogRecord.of(raw) for raw in found if raw.offset < self._span.end]:
                 return batch
@@ -134,21 +132,28 @@ class _Reading:
         if self._consumer is not None:
             self._consumer.close(autocommit=False, timeout_ms=1_000)
 
+    def _find(self) -> None:
+        """A broker that has just started may not know yet what there is."""
+        give_up_at = time.monotonic() + _SILENCE_S
+        while self._place.partition not in self._consumer.partitions_for_topic(self._place.topic):
+            if time.monotonic() > give_up_at:
+                raise RangeGone(f"The topic {self._place.topic} has no partition {self._place.partition} any more.")
+            time.sleep(_POLL_MS / 1_000)
+
     def _position(self) -> int:
-        position: int = self._consumer.position(self._place, timeout_ms=int(ANSWER_S * 1_000))
+        position: int = self._consumer.position(self._place, timeout_ms=_ANSWER_MS)
         return position
 
     def _check_start(self) -> None:
         """Raises RangeGone if the broker has deleted what was to be read next."""
-        first: int = self._consumer.beginning_offsets([self._place], timeout_ms=int(ANSWER_S * 1_000))[self._place]
+        first: int = self._consumer.beginning_offsets([self._place], timeout_ms=_ANSWER_MS)[self._place]
         position = self._position()
         if position < min(first, self._span.end):
             last = min(first, self._span.end) - 1
             raise RangeGone(f"{_named(self._place)}: the offsets {position} to {last} are deleted; it begins at {first}.")
 
-    def _check_end(self) -> None:
-        """Raises RangeGone if the partition is shorter than when the range was chosen."""
-        end: int | None = self._consumer.highwater(self._place)
+    def _check_end(self, end: int | None) -> None:
+        """Raises RangeGone if the partition is shorter than when the range was chosen. None: it is not known."""
         if end is not None and end < self._span.end:
             raise RangeGone(f"{_named(self._place)}: it ends at {end}, before the offset {self._span.end - 1}; is it a new topic?")
 

@@ -100,6 +100,7 @@ class Clerk:
         new, copied = hold.batch.new, None
         if new.input_topic is not None:
             copied = await copy_input(self._resources, hold, new.input_topic)
+            await hold.renew()  # as in there: it may be somebody else's input by now
             workspace.input.unlink(missing_ok=True)
         try:
             await asyncio.to_thread(self._resources.blobs.borrow, new.input_file_id, workspace.input)

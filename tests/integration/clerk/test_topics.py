@@ -1,5 +1,6 @@
 """Batches that are fed from a topic and answered to one: the same files as ever, and every line's result in the topic."""
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ from headrace.batch import Batch, BatchStatus, NewBatch, Span, TopicRange
 from headrace.files.journal import Journal
 from headrace.ids import made_file_id, new_batch_id
 from headrace.request import Endpoint
-from headrace.testing.cut import Cut, Killed
+from headrace.testing.cut import Cut, Killed, Pause
 from headrace.testing.memory_topics import MemoryTopics, record
 from scheduler.batches.hold import LEASE_MS
 from scheduler.batches.lines import Index
@@ -235,6 +236,29 @@ async def test_killed_at_every_call_nothing_is_missing(site: Site, monkeypatch: 
             break
     assert k > 25, "the enumeration has hardly begun: are the calls still watched?"
     assert told_twice, "no death between a page and its checkpoint: are the calls still watched?"
+
+
+async def test_two_clerks_at_once_do_the_work_of_one(site: Site) -> None:
+    """One is stopped for longer than its lease, in front of every call in turn, and goes on when another one has done all the work."""
+    site.topics.fill(IN, values(0, 1, 2), values(3, 4))
+    for k in range(1, 200):
+        paused, go_on = asyncio.Event(), asyncio.Event()
+        site.topics.told[OUT] = []
+        batch_id = await create(site)
+        zombie = asyncio.create_task(site.work(batch_id, Pause(k, paused, go_on)))
+        waiting = asyncio.create_task(paused.wait())
+        await asyncio.wait([zombie, waiting], return_when=asyncio.FIRST_COMPLETED)
+        await site.registries.advance(LEASE_MS + 1)
+        batch = await site.finish(batch_id)
+        go_on.set()
+        await zombie
+        waiting.cancel()
+        assert await site.batch(batch_id) == batch
+        check_complete(site, batch)
+        check_told(site, batch, most=LINES + PAGE)
+        if not paused.is_set():
+            return
+    raise AssertionError("the enumeration has not come to its end")
 
 
 async def test_more_than_a_page(site: Site) -> None:
