@@ -17,6 +17,7 @@ from headrace.cli import chat as chat_command
 from headrace.cli.api_client import fail
 from headrace.cli.settings_table import settings_list, settings_table
 from headrace.errors import HeadraceError
+from headrace.kafka.grants import read_grants
 from headrace.keys import reaches_others, read_keys
 from headrace.model_folder import ModelFolder, find_source, read_config
 from headrace.settings import load_settings
@@ -88,6 +89,7 @@ def up(
             check_url(settings.rq_url, "HEADRACE_RQ_URL")
         if settings.keys_file is not None:
             read_keys(settings.keys_file)
+        read_grants(settings.kafka_batch_topics or "", settings.kafka_prefix)
         plan = Plan(
             host=host, port=port, data_dir=data_dir.resolve(), redis_url=redis_url, model=settings.served_model, environ=dict(os.environ)
         )
