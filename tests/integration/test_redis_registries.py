@@ -122,7 +122,7 @@ class TestLostReplies:
 
 class TestServer:
     async def test_without_memory_old_work_ends_and_new_work_waits(self, registries: Registries, raw: Any) -> None:
-        files, batches = registries
+        files, batches, _ = registries
         record, output = file(), file(purpose=Purpose.BATCH_OUTPUT, batch_id="batch_1")
         await add(registries, record)
         ending, given, waiting = await held(registries), await held(registries), batch()

@@ -145,7 +145,7 @@ async def test_every_function_stays_in_its_slot(cluster: str) -> None:
 
 async def test_every_function_of_the_registries_stays_in_its_slot(cluster: str) -> None:
     await give_slots(cluster)
-    async with connect(Settings(redis_url=cluster)) as (files, batches):
+    async with connect(Settings(redis_url=cluster)) as (files, batches, _):
         await walk_through_files(files)
         await walk_through_batches(batches)
 
