@@ -213,6 +213,14 @@ local function uncount(P, id, t)
   if meter_leave(P .. 'tenant:' .. f[2], f[1], t) <= 0 then redis.call('DEL', P .. 'tenant:' .. f[2]) end
 end
 
+-- By which a late repeat of the accept of a job that is erased now is known: for as long as ended jobs are kept, to its deadline at the least
+-- (a log that nobody read for days may still hold it, and would have it run again), and never shorter than an earlier one.
+local function leave_tombstone(P, id, tenant, retention)
+  local key = P .. 'gone:' .. id
+  local left = (redis.call('HGET', P .. 'job:' .. id, 'deadline') or 0) - now_ms()
+  redis.call('SET', key, tenant, 'PX', string.format('%d', math.max(retention, left, redis.call('PTTL', key))))
+end
+
 -- The field of `counters` in which jobs that ended like this are counted: headrace/state.py says how a reason begins.
 local FAULTS = { engine_error = true, resource_exhausted = true }
 

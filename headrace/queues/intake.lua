@@ -38,12 +38,10 @@ end
 -- tenant id retention -> 1 if it is not there any more, with a tombstone that tells a later admit so
 local function withdraw(K, A)
   local P, id = K[1], A[2]
-  if is_withheld(P, id) then
-    unreserve(P, id, now_ms())
-  elseif redis.call('EXISTS', P .. 'job:' .. id) == 1 then
-    return 0
-  end
-  redis.call('SET', P .. 'gone:' .. id, A[1], 'PX', A[3])
+  local withheld = is_withheld(P, id)
+  if not withheld and redis.call('EXISTS', P .. 'job:' .. id) == 1 then return 0 end
+  leave_tombstone(P, id, A[1], A[3])
+  if withheld then unreserve(P, id, now_ms()) end
   return 1
 end
 

@@ -71,9 +71,8 @@ local function erase(P, id)
   if f[2] ~= '' then redis.call('DEL', f[2]) end
 end
 
--- Leaves a tombstone, by which a late repeat of its accept is known.
 local function bury(P, id, retention)
-  redis.call('SET', P .. 'gone:' .. id, redis.call('HGET', P .. 'job:' .. id, 'tenant'), 'PX', retention)
+  leave_tombstone(P, id, redis.call('HGET', P .. 'job:' .. id, 'tenant'), retention)
   erase(P, id)
 end
 

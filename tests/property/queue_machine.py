@@ -47,6 +47,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.owners: dict[str, str] = {}
         self.suspicion = Suspicion(LIMITS.max_solo_crashes)
         self.purged: dict[str, int] = {}
+        """Until when their tombstones stand."""
         self.lapsed: set[str] = set()
         self.serial = 0
 
@@ -55,7 +56,8 @@ class QueueMachine(RuleBasedStateMachine):
         answer = self.run(call)
         before, self.picture = self.picture, self.run(look(self.bench))
         check_changes(before, self.picture, transitions)
-        self.purged |= dict.fromkeys(before.jobs.keys() - self.picture.jobs.keys(), self.bench.now_ms)
+        kept_until = self.bench.now_ms + LIMITS.retention_ms
+        self.purged |= {i: max(kept_until, before.jobs[i].deadline_ms) for i in before.jobs.keys() - self.picture.jobs.keys()}
         self.suspicion.note_queued(before, self.picture, self.bench.now_ms)
         return answer
 

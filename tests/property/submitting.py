@@ -64,10 +64,10 @@ class Submitting(QueueMachine):
     def accept_again(self, which: int) -> None:
         submission = self.submissions[which % len(self.submissions)]
         before = self.picture
-        at = self.purged.get(submission.request.id)
+        until = self.purged.get(submission.request.id)
         if submission.request.id in self.lapsed:
             return
-        if at is not None and (submission.idempotency_key is not None or self.bench.now_ms >= at + LIMITS.retention_ms):
+        if until is not None and (submission.idempotency_key is not None or self.bench.now_ms >= until):
             return  # the key is free again at once; the id alone still answers for a while
         accepted = self.call(self.bench.queue.accept(submission))
         assert (accepted.job_id, accepted.replayed) == (submission.request.id, True)
@@ -91,8 +91,8 @@ class Submitting(QueueMachine):
 
     def unknown(self, job_id: str) -> bool:
         """There is neither the job nor its tombstone."""
-        at = self.purged.get(job_id)
-        return job_id in self.lapsed or (at is not None and self.bench.now_ms >= at + LIMITS.retention_ms)
+        until = self.purged.get(job_id)
+        return job_id in self.lapsed or (until is not None and self.bench.now_ms >= until)
 
     def admit_unknown(self, submission: Submission) -> None:
         """Its tenant's bound does not count."""
@@ -117,7 +117,7 @@ class Submitting(QueueMachine):
         assert gone is (request.id in before.withheld or request.id not in before.jobs)
         assert self.picture.jobs.keys() == before.jobs.keys() - ({request.id} if gone else set())
         if gone:
-            self.purged[request.id] = self.bench.now_ms
+            self.purged[request.id] = max(self.purged.get(request.id, 0), self.bench.now_ms + LIMITS.retention_ms)
             self.lapsed.discard(request.id)
 
     @precondition(lambda self: self.picture.jobs)

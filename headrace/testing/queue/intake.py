@@ -81,9 +81,9 @@ class MemoryIntake:
         job = self._jobs.get(job_id)
         if job is not None and not job.withheld:
             return False
+        self._leave_tombstone(job_id, tenant, job)
         if job is not None:
             self._unreserve(job)
-        self._tombs[job_id] = (tenant, self._clock() + self._limits.retention_ms)
         return True
 
     async def generation(self) -> int:
@@ -170,9 +170,14 @@ class MemoryIntake:
             del self._keys[job.key]
 
     def _bury(self, job: Record) -> None:
-        """Leaves a tombstone, by which a late repeat of its accept is known."""
-        self._tombs[job.id] = (job.tenant, self._clock() + self._limits.retention_ms)
+        self._leave_tombstone(job.id, job.tenant, job)
         self._erase(job)
+
+    def _leave_tombstone(self, job_id: str, tenant: str, job: Record | None) -> None:
+        """By which a late repeat of its accept is known: to its deadline at the least, and never shorter than an earlier one."""
+        deadline_ms = 0 if job is None else job.deadline_ms
+        _, earlier_ms = self._tombs.get(job_id, ("", 0))
+        self._tombs[job_id] = (tenant, max(self._clock() + self._limits.retention_ms, deadline_ms, earlier_ms))
 
     def _tomb(self, job_id: str) -> str | None:
         """The tenant of a purged job."""
