@@ -1,10 +1,10 @@
-"""A connection to the store whose k-th command goes wrong."""
+"""A connection to the store whose k-th command goes wrong. `kafka_fuse.py` has those to the log."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 from headrace.errors import QueueUnavailable
 from headrace.queues.server import Command, Library, Server
@@ -50,6 +50,12 @@ class Fuse:
             return None
         return self.at - before - (not self.blow.carried_out)
 
+    def go_off(self, error: Exception) -> NoReturn:
+        """Raises `error`, if the process does not end with this."""
+        if self.blow.deadly:
+            os._exit(KILLED)
+        raise error
+
 
 class FusedServer(Server):
     """The commands of a round trip are counted one by one: a connection may break, and its process die, in the middle of what it sends."""
@@ -64,6 +70,4 @@ class FusedServer(Server):
             return await super()._send(commands)
         if passing:
             await super()._send(commands[:passing])
-        if self._fuse.blow.deadly:
-            os._exit(KILLED)
-        raise QueueUnavailable(f"the connection broke at command {self._fuse.at}")
+        self._fuse.go_off(QueueUnavailable(f"the connection broke at command {self._fuse.at}"))

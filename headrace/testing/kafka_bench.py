@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from kafka import KafkaAdminClient
 from redis.asyncio import Redis
 
 from headrace.kafka.address import Address
+from headrace.kafka.client import open_client
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.queue import KafkaQueue
 from headrace.kafka.topics import Topics, create, shapes
@@ -18,6 +20,12 @@ from headrace.testing.kafka import KafkaSite
 
 def make_topics(site: KafkaSite) -> None:
     create(_address(site), shapes(site.settings()))
+
+
+def remove_topics(site: KafkaSite) -> None:
+    """For whoever makes hundreds: brokers and clients become slow with their number."""
+    with open_client(KafkaAdminClient, **_address(site).options()) as admin:
+        admin.delete_topics([shape.name for shape in shapes(site.settings())])
 
 
 @asynccontextmanager

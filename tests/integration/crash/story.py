@@ -1,10 +1,11 @@
 """A short story of four jobs, told by the real actors: API, workers, supervisor, janitor. Each act is what one process does.
+`kafka_story.py` has another, with a log of requests in front of the store.
 
 Nothing in it depends on threads or on how long anything takes, so its k-th command is the same in every run. The store's time is the
 story's own.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 
 from headrace.errors import QueueUnavailable
 from headrace.files.folder import FolderBlobs
+from headrace.job import Job
 from headrace.ports import Doorbell
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
@@ -26,6 +28,7 @@ from headrace.queues.shards import read_library
 from headrace.registries.batches import RedisBatches
 from headrace.registries.files import RedisFiles
 from headrace.settings import Settings
+from headrace.state import State
 from headrace.testing.bench import CLOCK_KEY, on_virtual_time
 from headrace.testing.builders import ManualClock
 from headrace.testing.fuse import Fuse, FusedServer
@@ -47,6 +50,12 @@ LIBRARY = on_virtual_time(read_library())
 
 ANSWERED, ABANDONED, UNWANTED, LATE = "answered", "abandoned", "unwanted", "late"
 """The jobs, by idempotency key: one runs to its end, one is cancelled while a dead worker holds it, one while it waits, one expires."""
+ENDS = {
+    ANSWERED: (State.DONE, "length"),
+    ABANDONED: (State.CANCELLED, "cancelled"),
+    UNWANTED: (State.CANCELLED, "cancelled"),
+    LATE: (State.EXPIRED, "deadline"),
+}
 PROMPT = "what happens next"
 PROMPT_IDS = WordPrompter().text(PROMPT)
 TOKENS = 7
@@ -74,6 +83,7 @@ class Stage:
     app: FastAPI
     fuse: Fuse
     shards: int
+    limits: QueueLimits
     ids: dict[str, str] = field(default_factory=dict)
     """What clients were told: job ids by idempotency key."""
     starts: int = 0
@@ -96,11 +106,16 @@ class Stage:
             await server.aclose()
 
     @asynccontextmanager
+    async def submitter(self, server: Server) -> AsyncIterator[RedisQueue]:
+        """The queue of an API process."""
+        yield RedisQueue(server, shards=self.shards, limits=self.limits)
+
+    @asynccontextmanager
     async def api(self) -> AsyncIterator[httpx.AsyncClient]:
         """A client of an API process."""
-        async with self.process() as server:
+        async with self.process() as server, self.submitter(server) as queue:
             services: Services = self.app.state.services
-            services.queue = RedisQueue(server, shards=self.shards, limits=LIMITS)
+            services.queue = queue
             async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api") as client:
                 yield client
 
@@ -206,7 +221,7 @@ class Shift(ScriptedEngine):
 
 async def work(stage: Stage, *, steps: int, then: Callable[[Worker], None]) -> None:
     async with stage.process() as server:
-        queue = QuietQueue(server, shards=stage.shards, limits=LIMITS)
+        queue = QuietQueue(server, shards=stage.shards, limits=stage.limits)
         shift = Shift(steps, lambda: then(worker))
         engine = InlineEngine(shift)
         timing = Timing(lease=LEASE_MS / 1_000, retry_first=0.0, retry_longest=0.0)
@@ -223,7 +238,7 @@ def die(_worker: Worker) -> None:
 
 async def reap(stage: Stage) -> None:
     async with stage.process() as server:
-        queue = RedisQueue(server, shards=stage.shards, limits=LIMITS)
+        queue = RedisQueue(server, shards=stage.shards, limits=stage.limits)
         for _ in range(PATIENCE):
             with suppress(QueueUnavailable):
                 await queue.reap_worker(stage.worker)
@@ -237,7 +252,7 @@ async def sweep(stage: Stage, *, after_ms: int, until: str) -> None:
     clock, swept = ManualClock(0), set[str]()
     async with stage.process() as server:
         janitor = Janitor(
-            RedisQueue(server, shards=stage.shards, limits=LIMITS),
+            RedisQueue(server, shards=stage.shards, limits=stage.limits),
             interval=1.0,
             lease=LEASE_MS,
             viewer_grace=LEASE_MS,
@@ -258,25 +273,55 @@ class Actor(Enum):
     WORKER = auto()
     SUPERVISOR = auto()
     SCHEDULER = auto()
+    PUMP = auto()
 
 
 class Act(NamedTuple):
     actor: Actor
-    play: Callable[[Stage], Coroutine[Any, Any, None]]
+    play: Callable[[Any], Coroutine[Any, Any, None]]
+    """On the stage of its story."""
 
 
 LEASES_LAPSE = partial(sweep, after_ms=LEASE_MS, until="unattended")
-STORY = (
-    Act(Actor.API, submit),
-    Act(Actor.WORKER, partial(work, steps=2, then=Worker.stop)),
-    Act(Actor.WORKER, partial(work, steps=3, then=die)),
-    Act(Actor.API, abandon),
-    Act(Actor.SUPERVISOR, reap),
-    Act(Actor.SCHEDULER, LEASES_LAPSE),
-    Act(Actor.WORKER, partial(work, steps=MORE_TOKENS, then=Worker.stop)),
-    Act(Actor.API, read),
-    Act(Actor.API, change_mind),
-    Act(Actor.SCHEDULER, partial(sweep, after_ms=2_000, until="purged")),
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Story:
+    acts: tuple[Act, ...]
+    limits: QueueLimits
+    epilogue: tuple[Act, ...]
+    """After it nothing is left."""
+    open: Callable[[str, FastAPI, Fuse, int], Stage]
+    """A stage without a past: the store's URL, the app, the fuse, and the number of shards."""
+    check: Callable[[Any, Mapping[str, Job]], Coroutine[Any, Any, None]]
+    """On that stage, asserts what has become of the jobs, by their ids, before the epilogue."""
+
+
+def _open(url: str, app: FastAPI, fuse: Fuse, shards: int) -> Stage:
+    return Stage(url, app, fuse, shards, LIMITS)
+
+
+async def _check(stage: Stage, jobs: Mapping[str, Job]) -> None:
+    assert {key: (jobs[job_id].state, jobs[job_id].reason) for key, job_id in stage.ids.items()} == ENDS
+    assert len(jobs) == len(ENDS)
+    assert jobs[stage.ids[ANSWERED]].committed == TOKENS
+
+
+STORY = Story(
+    acts=(
+        Act(Actor.API, submit),
+        Act(Actor.WORKER, partial(work, steps=2, then=Worker.stop)),
+        Act(Actor.WORKER, partial(work, steps=3, then=die)),
+        Act(Actor.API, abandon),
+        Act(Actor.SUPERVISOR, reap),
+        Act(Actor.SCHEDULER, LEASES_LAPSE),
+        Act(Actor.WORKER, partial(work, steps=MORE_TOKENS, then=Worker.stop)),
+        Act(Actor.API, read),
+        Act(Actor.API, change_mind),
+        Act(Actor.SCHEDULER, partial(sweep, after_ms=2_000, until="purged")),
+    ),
+    limits=LIMITS,
+    epilogue=(Act(Actor.SCHEDULER, partial(sweep, after_ms=LIMITS.retention_ms, until="purged")),),
+    open=_open,
+    check=_check,
 )
-EPILOGUE = Act(Actor.SCHEDULER, partial(sweep, after_ms=LIMITS.retention_ms, until="purged"))
-"""Nothing is left."""

@@ -1,181 +1,21 @@
 """Every command that the processes of a short story send to the store, in turn: it fails, or its reply is lost, or it is the last thing
-that its process does, or was about to do. The story ends as if nothing had happened.
+that its process does, or was about to do. The story ends as if nothing had happened. With Kafka in front of the store the records that are
+appended and the offsets that are committed are commands as well.
 """
 
-import asyncio
-import os
-import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from itertools import accumulate, pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from headrace.cursor import START
-from headrace.embedded import EmbeddedValkey
-from headrace.errors import JobPurged
-from headrace.job import Job
-from headrace.keys import ANYBODY
-from headrace.state import State
-from headrace.testing.bench import Outcome, RedisBench
-from headrace.testing.fuse import KILLED, Blow, Fuse
-from headrace.testing.queue.intake import unix_ms
+from headrace.testing.fuse import Blow, Fuse
+from headrace.testing.kafka_fuse import APPEND, COMMIT
 from headrace.testing.scale import FULL_SIZE
-from tests.integration.crash.story import (
-    ABANDONED,
-    ANSWERED,
-    EPILOGUE,
-    LATE,
-    LEASES_LAPSE,
-    LIMITS,
-    PROMPT_IDS,
-    STORY,
-    TOKENS,
-    UNWANTED,
-    Act,
-    Actor,
-    Stage,
-    make_app,
-    reap,
-)
-from workers.backends.scripted import answer_to, text_of
+from tests.integration.crash.kafka_story import kafka_story
+from tests.integration.crash.story import STORY
+from tests.integration.crash.theatre import Theatre, opened
 
-ENDS = {
-    ANSWERED: (State.DONE, "length"),
-    ABANDONED: (State.CANCELLED, "cancelled"),
-    UNWANTED: (State.CANCELLED, "cancelled"),
-    LATE: (State.EXPIRED, "deadline"),
-}
-ACTS = (*STORY, EPILOGUE)
 STRIDE = 1 if FULL_SIZE else 10
 """By default each of the four ways has a tenth of the repeated commands to itself."""
-
-
-class Theatre:
-    """A store, and one story after the other in it."""
-
-    def __init__(self, url: str, files_dir: Path, shards: int) -> None:
-        self._runner = asyncio.Runner()
-        self._run = self._runner.run
-        self._url = url
-        self._shards = shards
-        # On a loop of its own, whose thread ends with it: this process is to be forked.
-        self._app = asyncio.run(make_app(url, files_dir))
-        self._bench = self._run(RedisBench.connect(url, LIMITS, shards))
-        self._run(self._bench.raw.config_set("appendonly", "no"))  # no server dies here, and every command of every run would be synced
-        self.commands: list[str] = []
-        """What an undisturbed story sends, in order."""
-        self.acts: list[range] = []
-        """Which of them, counted from 1, are sent in which act."""
-        self._rehearse()
-
-    def close(self) -> None:
-        self._run(self._bench.aclose())
-        self._runner.close()
-
-    def _rehearse(self) -> None:
-        fuse = Fuse()
-        stage = self._open(fuse)
-        counts = []
-        for act in ACTS:
-            before = len(fuse.seen)
-            self._play(act, stage)
-            counts.append(len(fuse.seen) - before)
-        self.commands = fuse.seen
-        self.acts = [range(first + 1, last + 1) for first, last in pairwise(accumulate(counts, initial=0))]
-
-    def tell(self, fuse: Fuse) -> None:
-        """The whole story with this fuse. Asserts that it blows where it should, and all that must be true in the end."""
-        stage = self._open(fuse)
-        act_of_blow, commands = next((act, commands) for act, commands in zip(ACTS, self.acts, strict=True) if fuse.at in commands)
-        fatal, before = (act_of_blow, commands.start - 1) if fuse.blow.deadly else (None, fuse.at)
-        for act in ACTS:
-            if act is EPILOGUE:
-                self._run(self._check_ends(stage))
-            if act is fatal:
-                self._die(act, stage)
-            else:
-                self._play(act, stage)
-        assert fuse.seen[:before] == self.commands[:before], "the same command is another one in this run"
-        self._run(self._check_void(stage))
-
-    def _open(self, fuse: Fuse) -> Stage:
-        self._run(self._bench.raw.flushall())
-        self._run(self._bench.raw.function_flush())
-        self._bench.now_ms = unix_ms()  # entries of the outbox are named by the server's own clock, and kept by ours
-        self._run(self._bench.advance(0))
-        return Stage(self._url, self._app, fuse, self._shards)
-
-    def _play(self, act: Act, stage: Stage) -> None:
-        stage.starts += act.actor is Actor.WORKER
-        self._run(act.play(stage))
-
-    def _die(self, act: Act, stage: Stage) -> None:
-        """The act in a process that does not survive it, and what others do about that."""
-        stage.starts += act.actor is Actor.WORKER
-        assert ends_with(act.play, stage) == KILLED
-        stage.fuse.at = 0
-        match act.actor:
-            case Actor.API | Actor.SCHEDULER:
-                self._play(act, stage)
-            case Actor.WORKER:
-                # Its supervisor sees it, or died with it: either must do.
-                self._run(LEASES_LAPSE(stage) if stage.fuse.blow is Blow.DEAD_BEHIND else reap(stage))
-                self._play(act, stage)
-            case Actor.SUPERVISOR:
-                pass  # the next one knows nothing of the workers of the last one: the lease must do
-
-    async def _check_ends(self, stage: Stage) -> None:
-        queue = self._bench.queue
-        jobs = {job.request.id: job for job in await queue.list_jobs(ANYBODY, after=None, limit=100)}
-        assert {key: (jobs[job_id].state, jobs[job_id].reason) for key, job_id in stage.ids.items()} == ENDS
-        assert len(jobs) == len(ENDS)
-        told = [Outcome(job_id, ANYBODY, *ENDS[key]) for key, job_id in stage.ids.items()]
-        assert sorted(await self._bench.outbox()) == sorted(told)
-        assert jobs[stage.ids[ANSWERED]].committed == TOKENS
-        for job in jobs.values():
-            await self._check_log(job)
-        await self._check_counts()
-
-    async def _check_log(self, job: Job) -> None:
-        log = await self._bench.queue.read_log(ANYBODY, job.request.id, START, 1_000)
-        tokens = answer_to(PROMPT_IDS, job.committed)
-        assert tuple(token for entry in log for token in entry.token_ids) == tokens
-        assert "".join(entry.text for entry in log) == text_of(tokens)
-        assert [entry.end for entry in log] == [None] * (len(log) - 1) + [job.state]
-        counts = [*accumulate(len(entry.token_ids) for entry in log[:-1]), job.committed + 1]
-        assert [entry.position.n for entry in log] == counts
-        epochs = [entry.position.epoch for entry in log]
-        assert epochs == sorted(epochs)
-
-    async def _check_counts(self) -> None:
-        await self._bench.audit()
-        load = await self._bench.queue.load()
-        assert (load.cost, load.running, load.delayed, sum(lane.queued for lane in load.lanes)) == (0, 0, 0, 0)
-
-    async def _check_void(self, stage: Stage) -> None:
-        for job_id in stage.ids.values():
-            with pytest.raises(JobPurged):
-                await self._bench.queue.get(ANYBODY, job_id)
-        assert await self._bench.outbox() == []
-        await self._check_counts()
-
-
-def ends_with(play: Callable[[Stage], Coroutine[Any, Any, None]], stage: Stage) -> int:
-    """The exit code of a process that plays this. A fork, as hundreds of them are made."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            asyncio.run(play(stage))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def places(commands: Sequence[str], blow: Blow) -> list[int]:
@@ -188,12 +28,22 @@ def places(commands: Sequence[str], blow: Blow) -> list[int]:
 @pytest.fixture(scope="module", params=[1, 2] if FULL_SIZE else [1], ids="{} shards".format)
 def theatre(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Theatre]:
     """With several shards a call of a port is several commands, and a process may die in the middle of one."""
-    server = EmbeddedValkey(Path(tmp_path_factory.mktemp("v")))
-    server.start()
-    theatre = Theatre(server.url, tmp_path_factory.mktemp("files"), request.param)
-    yield theatre
-    theatre.close()
-    server.stop()
+    with opened(STORY, tmp_path_factory.mktemp("v"), request.param) as theatre:
+        yield theatre
+
+
+@pytest.fixture(scope="module")
+def kafka_theatre(tmp_path_factory: pytest.TempPathFactory, kafka_of_all: str) -> Iterator[Theatre]:
+    with opened(kafka_story(kafka_of_all), tmp_path_factory.mktemp("v"), 1) as theatre:
+        yield theatre
+
+
+def tell(theatre: Theatre, blow: Blow, at: int) -> None:
+    try:
+        theatre.tell(Fuse(at, blow))
+    except BaseException as error:
+        error.add_note(f"command {at} ({theatre.commands[at - 1]}): {blow}")
+        raise
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of a fork beside threads that other tests may have left
@@ -202,8 +52,16 @@ def test_the_story_ends_as_if_nothing_had_happened(theatre: Theatre, blow: Blow,
     monkeypatch.setattr("producer_api.written._REPEAT_AFTER_S", 0.0)
     assert len(theatre.commands) > 60, "are the commands still counted?"
     for at in places(theatre.commands, blow):
-        try:
-            theatre.tell(Fuse(at, blow))
-        except BaseException as error:
-            error.add_note(f"command {at} ({theatre.commands[at - 1]}): {blow}")
-            raise
+        tell(theatre, blow, at)
+
+
+@pytest.mark.kafka
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("blow", list(Blow))
+def test_it_does_so_with_kafka_in_front(kafka_theatre: Theatre, blow: Blow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default at every command before the first worker comes: what the others do is in the story above."""
+    monkeypatch.setattr("producer_api.written._REPEAT_AFTER_S", 0.0)
+    commands = kafka_theatre.commands
+    assert [commands.count(name) for name in (APPEND, COMMIT)] == [9, 2], "are they still counted?"
+    for at in {*range(1, commands.index(COMMIT, commands.index(COMMIT) + 1) + 2), *places(commands, blow)}:
+        tell(kafka_theatre, blow, at)
