@@ -1,25 +1,23 @@
 """Making a client of kafka-python, of whichever kind."""
 
 import logging
-import time
+import ssl
 from collections.abc import Callable
-from ssl import SSLSocket
 from typing import Any
 
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import create_connection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport
+
+from headrace.kafka.refusal import explained
 
 
 class _Selector(NetworkSelector):  # type: ignore[misc]  # kafka-python has no annotations
     """Where a connection is given up in the making, by time or as its client is closed, the client leaves the socket to the garbage
-    collector; here it is closed. And it gives up on everything by time but on TLS: whoever takes a connection and does not answer its
-    handshake, as a broker without TLS may, would hold up the caller's thread for good."""
-
-    def __init__(self, handshake_s: float, **options: Any) -> None:
-        super().__init__(**options)
-        self._handshake_s = handshake_s
+    collector; here it is closed."""
 
     async def wait_write(self, waiting: Any, *given: Any, **options: Any) -> Any:
         try:
@@ -28,57 +26,60 @@ class _Selector(NetworkSelector):  # type: ignore[misc]  # kafka-python has no a
             waiting.close()
             raise
 
-    def wait_read(self, waiting: Any, *given: Any, **options: Any) -> Any:
-        # There is a version as soon as the two have agreed on one: after that, silence is nothing bad.
-        if isinstance(waiting, SSLSocket) and waiting.version() is None:
-            return self._wait_for_tls(waiting)
-        return super().wait_read(waiting, *given, **options)
 
-    async def _wait_for_tls(self, waiting: SSLSocket) -> Any:
-        try:
-            return await super().wait_read(waiting, time.monotonic() + self._handshake_s)
-        except KafkaTimeoutError as error:
-            waiting.close()
-            raise KafkaTimeoutError("no answer in TLS: does it speak TLS on this port?") from error
-        except BaseException:
-            waiting.close()
-            raise
+class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python has no annotations
+    """Knows why the last connection came to nothing: in the end the client says no more than that time is over. Where TLS cannot be agreed
+    on, it closes the socket, which the client leaves to the garbage collector, too."""
 
-
-class _Manager(KafkaConnectionManager):  # type: ignore[misc]
-    """Knows why the last connection came to nothing: the client says that in its log alone."""
-
-    fault: Exception | None = None
+    failure: BaseException | None = None
 
     def get_connection(self, *given: Any, **options: Any) -> Any:
         connection = super().get_connection(*given, **options)
-        connection.init_future.add_errback(self._failed)
+        if not connection.init_future.is_done:
+            connection.init_future.add_errback(self._note)
         return connection
 
-    def _failed(self, error: Exception) -> None:
-        self.fault = error
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        if not self.ssl_enabled:
+            return await super()._build_transport(node, timeout_at)
+        options = {name: value for name, value in self.config.items() if name.startswith("ssl_")}
+        socket = await create_connection(self._net, node.host, node.port, self.config["socket_options"], timeout_at=timeout_at)
+        try:
+            transport = KafkaSSLTransport(self._net, socket, host=node.host, **options)
+            socket = transport._sock
+            await transport.handshake()
+        except BaseException as error:
+            socket.close()
+            if isinstance(error, ssl.SSLError):
+                raise KafkaConnectionError(f"no TLS: {error}") from error
+            raise
+        return transport
+
+    def _note(self, error: BaseException) -> None:
+        if not isinstance(error, KafkaConnectionError) or error.args:  # without a word it was closed, for another reason
+            self.failure = error
 
 
-def open_client(kind: Callable[..., Any], *, bootstrap_timeout_ms: int, **options: Any) -> Any:
-    """`kind(…)`. Where its constructor gives up on the brokers, after about `bootstrap_timeout_ms`, it leaves a thread and sockets behind,
-    which nobody could close any more: they are closed here. Raises KafkaError, that of the last connection."""
+def open_client(kind: Callable[..., Any], **options: Any) -> Any:
+    """`kind(**options)`. Raises KafkaConnectionError, which says why, where its constructor gives up on the brokers. It would leave a
+    thread and sockets behind, which nobody could close any more: they are closed here."""
     if not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
         # In an outage it has dozens of lines a second to say, with tracebacks; we have one, and one when it is over.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    made: list[tuple[_Manager, Any]] = []
+    made: list[tuple[KafkaNetClient, _Connections]] = []
 
     def connections(**own: Any) -> Any:
-        net = _Selector(bootstrap_timeout_ms / 1_000, **own)
-        manager = _Manager(net, **own)
-        made.append((manager, KafkaNetClient(net=net, manager=manager, **own)))
-        return made[-1][1]
+        net = _Selector(**own)
+        manager = _Connections(net, **own)
+        made.append((KafkaNetClient(net=net, manager=manager, **own), manager))
+        return made[-1][0]
 
     try:
-        return kind(kafka_client=connections, bootstrap_timeout_ms=bootstrap_timeout_ms, **options)
+        return kind(kafka_client=connections, **options)
     except BaseException as error:
-        faults = [manager.fault for manager, _ in made if isinstance(manager.fault, KafkaError)]
-        for _, one in made:
-            one.close()
-        if isinstance(error, KafkaTimeoutError) and faults:
-            raise faults[-1] from error
+        for client, _ in made:
+            client.close()
+        failure = next((manager.failure for _, manager in made if manager.failure is not None), None)
+        if isinstance(error, KafkaTimeoutError) and failure is not None:
+            raise KafkaConnectionError(explained(failure)) from failure
         raise
