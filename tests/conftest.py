@@ -9,7 +9,7 @@ from redis import Redis
 from headrace.embedded import EmbeddedValkey
 from headrace.testing import queue_environ
 from headrace.testing.backend import Backend, Kind
-from headrace.testing.kafka import KafkaSite, given_servers, new_site, tansu
+from headrace.testing.kafka import KafkaSite, Origin, broker, new_site, origin
 from headrace.testing.kafka_bench import make_topics
 
 
@@ -38,11 +38,8 @@ def valkey(valkey_of_all: EmbeddedValkey) -> EmbeddedValkey:
 @pytest.fixture(scope="session")
 def kafka_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Servers of a Kafka for the whole run."""
-    if (servers := given_servers()) is not None:
+    with broker(tmp_path_factory.mktemp("kafka") / "tansu.log") as servers:
         yield servers
-        return
-    with tansu(tmp_path_factory.mktemp("kafka") / "tansu.log") as broker:
-        yield broker.servers
 
 
 @pytest.fixture
@@ -90,8 +87,8 @@ def demo_model() -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("apache_kafka") is not None and given_servers() is None:
-        pytest.skip("needs Apache Kafka: HEADRACE_TEST_KAFKA names none")
+    if item.get_closest_marker("apache_kafka") is not None and origin() is Origin.TANSU:
+        pytest.skip("needs Apache Kafka: HEADRACE_TEST_KAFKA names none, and there are no containers")
 
 
 @pytest.hookimpl(tryfirst=True)

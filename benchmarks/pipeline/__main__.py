@@ -18,7 +18,7 @@ import orjson
 
 from benchmarks.pipeline.measure import accepting, first_tokens
 from benchmarks.pipeline.sample import Samples, table
-from headrace.testing.kafka import given_servers, new_site, tansu
+from headrace.testing.kafka import broker, new_site
 from headrace.testing.kafka_bench import make_topics
 from headrace.testing.tree import running_tree
 
@@ -31,7 +31,7 @@ ENVIRON = {"HEADRACE_ENGINE": "scripted", "HEADRACE_LOG_LEVEL": "warning"}
 def kafka(folder: Path) -> Iterator[Mapping[str, str]]:
     """Settings of a tree with topics of its own."""
     with ExitStack() as stack:
-        servers = given_servers() or stack.enter_context(tansu(folder / "broker.log")).servers
+        servers = stack.enter_context(broker(folder / "broker.log"))
         site = new_site(servers)
         make_topics(site)
         yield {"HEADRACE_QUEUE_URL": f"kafka://{servers}", "HEADRACE_KAFKA_PREFIX": site.prefix}

@@ -1,4 +1,5 @@
-"""A broker for tests: the one that HEADRACE_TEST_KAFKA names, or else a Tansu of our own.
+"""A broker for tests: the one that HEADRACE_TEST_KAFKA names; or else an Apache Kafka in a container, where Docker runs and the package
+`testcontainers` is there; or else a Tansu of our own.
 
 Tansu speaks Kafka's protocol and keeps everything in memory: what needs a broker that outlives its process, or transactions, cannot be
 shown with it and is marked `apache_kafka`.
@@ -6,13 +7,16 @@ shown with it and is marked `apache_kafka`.
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,13 +29,59 @@ from headrace.testing.tree import free_port
 VARIABLE = "HEADRACE_TEST_KAFKA"
 """`host:port,...` of a cluster that tests may fill with topics."""
 
+IMAGE = "confluentinc/cp-kafka:7.6.0"
+"""Apache Kafka 3.6, in KRaft mode."""
+DOCKER_S = 10.0
 START_S = 20.0
 STOP_S = 10.0
 
 
-def given_servers() -> str | None:
-    """The cluster that the environment names."""
-    return os.environ.get(VARIABLE)
+class Origin(StrEnum):
+    GIVEN = "given"
+    CONTAINER = "container"
+    TANSU = "tansu"
+
+
+def choose(environ: Mapping[str, str], docker_runs: Callable[[], bool]) -> Origin:
+    """Docker is not asked where the environment says enough."""
+    if environ.get(VARIABLE):
+        return Origin.GIVEN
+    return Origin.CONTAINER if docker_runs() else Origin.TANSU
+
+
+@cache
+def docker_runs() -> bool:
+    """And there is the package that tells it what to run."""
+    docker = shutil.which("docker")
+    if docker is None or find_spec("testcontainers") is None:
+        return False
+    try:
+        asked = subprocess.run((docker, "info"), capture_output=True, timeout=DOCKER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
+
+
+def origin() -> Origin:
+    """Of the broker of this run."""
+    return choose(os.environ, docker_runs)
+
+
+@contextmanager
+def broker(log: Path) -> Iterator[str]:
+    """Its servers. `log`: what a Tansu writes about itself."""
+    match origin():
+        case Origin.GIVEN:
+            yield os.environ[VARIABLE]
+        case Origin.CONTAINER:
+            # Not above: it is no package of ours, and few have it.
+            from testcontainers.kafka import KafkaContainer
+
+            with KafkaContainer(IMAGE).with_kraft() as container:
+                yield container.get_bootstrap_server()
+        case Origin.TANSU:
+            with tansu(log) as started:
+                yield started.servers
 
 
 def find_tansu() -> Path:
