@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from headrace.testing.queue_environ import queue_environ
 from headrace.testing.tree import Tree
 
 PROMPTS = ["What is the capital of France?", "Count to five.", "", "Name a colour.", "What is two plus two?", "Say hello.", "Name a river."]
@@ -25,13 +26,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "HEADRACE_API_URL"}
+def environ(folder: Path) -> dict[str, str]:
+    """Of a command in `folder`, and of the server that it may start."""
+    return {name: value for name, value in os.environ.items() if name != "HEADRACE_API_URL"} | queue_environ(folder)
 
 
 def headrace(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "headrace", "batch", *arguments]
-    return subprocess.run(command, cwd=folder, env=environ(), capture_output=True, text=True, timeout=WITHIN_S)
+    return subprocess.run(command, cwd=folder, env=environ(folder), capture_output=True, text=True, timeout=WITHIN_S)
 
 
 def check_answers(folder: Path) -> None:
@@ -73,7 +75,9 @@ def run_until_created(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     def as_in_a_terminal() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what runs in the background with it ignored
 
-    with subprocess.Popen(command, cwd=folder, env=environ(), stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=environ(folder), stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+    ) as process:
         try:
             assert process.stderr is not None
             said = []
