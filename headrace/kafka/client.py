@@ -3,6 +3,8 @@
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from socket import SHUT_RDWR
 from typing import Any
 
 from kafka.errors import KafkaConnectionError, KafkaTimeoutError
@@ -12,7 +14,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport
 
-from headrace.kafka.refusal import explained
+from headrace.kafka.refusal import UNANSWERED, explained
 
 
 class _Selector(NetworkSelector):  # type: ignore[misc]  # kafka-python has no annotations
@@ -44,12 +46,21 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
             return await super()._build_transport(node, timeout_at)
         options = {name: value for name, value in self.config.items() if name.startswith("ssl_")}
         socket = await create_connection(self._net, node.host, node.port, self.config["socket_options"], timeout_at=timeout_at)
+        late = _Lateness()
         try:
             transport = KafkaSSLTransport(self._net, socket, host=node.host, **options)
             socket = transport._sock
-            await transport.handshake()
+            # The client would wait for good for a peer that says nothing, such as one that takes this for a part of a request.
+            ending = None if timeout_at is None else self._net.call_at(timeout_at, lambda: late.end(socket))
+            try:
+                await transport.handshake()
+            finally:
+                if ending is not None:
+                    self._net.cancel(ending)
         except BaseException as error:
             socket.close()
+            if late.came:
+                raise KafkaConnectionError(UNANSWERED) from error
             if isinstance(error, ssl.SSLError):
                 raise KafkaConnectionError(f"no TLS: {error}") from error
             raise
@@ -58,6 +69,17 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
     def _note(self, error: BaseException) -> None:
         if not isinstance(error, KafkaConnectionError) or error.args:  # without a word it was closed, for another reason
             self.failure = error
+
+
+class _Lateness:
+    """Whether a handshake was given up, and the end of its connection."""
+
+    came = False
+
+    def end(self, socket: Any) -> None:
+        self.came = True
+        with suppress(OSError):
+            socket.shutdown(SHUT_RDWR)  # which wakes whoever waits for it
 
 
 def open_client(kind: Callable[..., Any], **options: Any) -> Any:

@@ -5,6 +5,7 @@ import ssl
 
 from kafka.errors import IllegalSaslStateError, KafkaConnectionError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError
 
+UNANSWERED = "no TLS: the handshake was not answered in time"
 _MISMATCHES = frozenset({62, 64})
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 
@@ -23,6 +24,8 @@ def _advice(error: BaseException | None) -> str | None:
         case ssl.SSLCertVerificationError():
             return "HEADRACE_KAFKA_CA_FILE must hold the certificate of who signed the brokers'"
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "UNEXPECTED_EOF_WHILE_READING"):
+            return "is there TLS at this port? Without, HEADRACE_QUEUE_URL is kafka:// and not kafka+ssl://"
+        case KafkaConnectionError(args=(said,)) if said == UNANSWERED:
             return "is there TLS at this port? Without, HEADRACE_QUEUE_URL is kafka:// and not kafka+ssl://"
         case ssl.SSLError() | FileNotFoundError() | PermissionError():
             return "HEADRACE_KAFKA_CA_FILE must be a file of certificates in PEM format"

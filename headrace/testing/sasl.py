@@ -93,18 +93,19 @@ class SaslGate:
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+        writers = [writer]
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
+                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+                writers.append(up_writer)
                 if await self._logged_in(reader, writer, up_reader, up_writer):
                     self.admitted += 1
                     await _join(reader, writer, up_reader, up_writer)
         finally:
-            self._open.discard(task)
-            for one in (writer, up_writer):
+            for one in writers:
                 one.close()
-                with suppress(OSError):
-                    await one.wait_closed()
+            await asyncio.gather(*(one.wait_closed() for one in writers), return_exceptions=True)
+            self._open.discard(task)
 
     async def aclose(self) -> None:
         tasks = set(self._open)
