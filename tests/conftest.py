@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from headrace.embedded import EmbeddedValkey
 from headrace.testing import queue_environ
 from headrace.testing.backend import Backend, Kind
-from headrace.testing.kafka import KafkaSite, Origin, broker, new_site, origin
+from headrace.testing.kafka import KafkaSite, broker, new_site, origin
 from headrace.testing.kafka_bench import make_topics
+from headrace.testing.origin import Origin
+from headrace.testing.store import Store, new_store
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,19 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def valkey_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+def valkey_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A server for the whole run, with whatever the tests before have left in it."""
-    server = EmbeddedValkey(Path(tmp_path_factory.mktemp("valkey")))
-    server.start()
-    yield server
-    server.stop()
+    with new_store(tmp_path_factory.mktemp("valkey")) as store:
+        yield store
 
 
 @pytest.fixture
-def valkey(valkey_of_all: EmbeddedValkey) -> EmbeddedValkey:
+def valkey(valkey_of_all: Store) -> Store:
     """The same server, emptied."""
-    with Redis.from_url(valkey_of_all.url) as store:
-        store.flushall()
+    with Redis.from_url(valkey_of_all.url) as client:
+        client.flushall()
     return valkey_of_all
 
 
@@ -49,7 +48,7 @@ def kafka(kafka_of_all: str) -> KafkaSite:
 
 
 @pytest.fixture(scope="session")
-def backend_of_all(request: pytest.FixtureRequest, valkey_of_all: EmbeddedValkey) -> Backend:
+def backend_of_all(request: pytest.FixtureRequest, valkey_of_all: Store) -> Backend:
     kind = Kind(request.config.getoption("--queue"))
     if kind is not Kind.KAFKA:
         return Backend(kind, valkey_of_all.url)
@@ -59,7 +58,7 @@ def backend_of_all(request: pytest.FixtureRequest, valkey_of_all: EmbeddedValkey
 
 
 @pytest.fixture
-def backend(backend_of_all: Backend, valkey: EmbeddedValkey) -> Backend:
+def backend(backend_of_all: Backend, valkey: Store) -> Backend:
     """What the option asks for, emptied."""
     return backend_of_all
 
@@ -87,7 +86,7 @@ def demo_model() -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("apache_kafka") is not None and origin() is Origin.TANSU:
+    if item.get_closest_marker("apache_kafka") is not None and origin() is Origin.OWN:
         pytest.skip("needs Apache Kafka: HEADRACE_TEST_KAFKA names none, and there are no containers")
 
 

@@ -7,16 +7,13 @@ shown with it and is marked `apache_kafka`.
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 
 from headrace.settings import Settings
+from headrace.testing.origin import Origin, choose, docker_runs
 from headrace.testing.tree import free_port
 
 VARIABLE = "HEADRACE_TEST_KAFKA"
@@ -31,40 +29,13 @@ VARIABLE = "HEADRACE_TEST_KAFKA"
 
 IMAGE = "confluentinc/cp-kafka:7.6.0"
 """Apache Kafka 3.6, in KRaft mode."""
-DOCKER_S = 10.0
 START_S = 20.0
 STOP_S = 10.0
 
 
-class Origin(StrEnum):
-    GIVEN = "given"
-    CONTAINER = "container"
-    TANSU = "tansu"
-
-
-def choose(environ: Mapping[str, str], docker_runs: Callable[[], bool]) -> Origin:
-    """Docker is not asked where the environment says enough."""
-    if environ.get(VARIABLE):
-        return Origin.GIVEN
-    return Origin.CONTAINER if docker_runs() else Origin.TANSU
-
-
-@cache
-def docker_runs() -> bool:
-    """And there is the package that tells it what to run."""
-    docker = shutil.which("docker")
-    if docker is None or find_spec("testcontainers") is None:
-        return False
-    try:
-        asked = subprocess.run((docker, "info"), capture_output=True, timeout=DOCKER_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return asked.returncode == 0
-
-
 def origin() -> Origin:
     """Of the broker of this run."""
-    return choose(os.environ, docker_runs)
+    return choose(VARIABLE, os.environ, docker_runs)
 
 
 @contextmanager
@@ -79,7 +50,7 @@ def broker(log: Path) -> Iterator[str]:
 
             with KafkaContainer(IMAGE).with_kraft() as container:
                 yield container.get_bootstrap_server()
-        case Origin.TANSU:
+        case Origin.OWN:
             with tansu(log) as started:
                 yield started.servers
 

@@ -5,7 +5,6 @@ import pytest
 from openai import AsyncOpenAI
 
 from headrace.batch_ports import BatchWork
-from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
@@ -13,6 +12,7 @@ from headrace.testing.backend import Backend
 from headrace.testing.bench import Queue
 from headrace.testing.listening import listening
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
 from producer_api.archive import Archive
@@ -34,7 +34,7 @@ def files_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
+async def registries(valkey: Store) -> AsyncIterator[Registries]:
     async with connect(Settings(redis_url=valkey.url)) as registries:
         yield registries
 

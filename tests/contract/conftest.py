@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
 from headrace.testing.kafka_bench import kafka_bench
 from headrace.testing.registry_bench import RegistryBench
+from headrace.testing.store import Store
 from tests.engine_bench import Reference, Subject, make_checkpoint, make_reference, modelled, scripted, upstream
 
 
@@ -24,7 +24,7 @@ async def bench(request: pytest.FixtureRequest, limits: QueueLimits) -> AsyncIte
     if request.param == "memory":
         yield MemoryBench(limits)
         return
-    valkey: EmbeddedValkey = request.getfixturevalue("valkey")
+    valkey: Store = request.getfixturevalue("valkey")
     if request.param == "kafka":
         async with kafka_bench(valkey.url, request.getfixturevalue("kafka"), limits) as on_kafka:
             yield on_kafka
@@ -39,7 +39,7 @@ async def bench(request: pytest.FixtureRequest, limits: QueueLimits) -> AsyncIte
 
 
 @pytest.fixture
-async def registries(valkey: EmbeddedValkey) -> AsyncIterator[RegistryBench]:
+async def registries(valkey: Store) -> AsyncIterator[RegistryBench]:
     on_redis = await RegistryBench.connect(valkey.url)
     try:
         yield on_redis

@@ -2,12 +2,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.redis import RedisQueue
+from headrace.testing.store import Store
 
 
 @pytest.fixture
-async def queue(valkey: EmbeddedValkey) -> AsyncIterator[RedisQueue]:
+async def queue(valkey: Store) -> AsyncIterator[RedisQueue]:
     queue = await RedisQueue.connect(valkey.url)
     yield queue
     await queue.aclose()

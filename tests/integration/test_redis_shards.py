@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from headrace.batch import BatchStatus, NewBatch
 from headrace.batch_ports import BatchUpdate
 from headrace.cursor import START
-from headrace.embedded import EmbeddedValkey, find_binary
+from headrace.embedded import find_binary
 from headrace.file import FileRecord, Purpose
 from headrace.ids import new_batch_id, new_file_id, shard_of
 from headrace.ports import Verdict
@@ -27,12 +27,13 @@ from headrace.settings import Settings
 from headrace.state import State
 from headrace.testing.bench import Bench, RedisBench, Shorthands
 from headrace.testing.eventually import eventually
+from headrace.testing.store import Store
 
 SHARDS = 4
 
 
 @pytest.fixture
-async def bench(valkey: EmbeddedValkey) -> AsyncIterator[Bench]:
+async def bench(valkey: Store) -> AsyncIterator[Bench]:
     bench = await RedisBench.connect(valkey.url, QueueLimits(), SHARDS)
     try:
         yield bench

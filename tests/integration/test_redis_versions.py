@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Library
@@ -17,6 +16,7 @@ from headrace.state import State
 from headrace.testing.bench import Shorthands
 from headrace.testing.builders import DAY_MS
 from headrace.testing.eventually import eventually
+from headrace.testing.store import Store
 
 LATER = ("end_round", "swept_ago")
 REPORT = {
@@ -58,26 +58,26 @@ def before_logs() -> Library:
 
 
 @pytest.fixture
-async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Any]:
+async def raw(valkey: Store) -> AsyncIterator[Any]:
     async with Redis.from_url(valkey.url, protocol=2) as client:
         yield client
 
 
 @pytest.fixture
-async def queue(valkey: EmbeddedValkey, raw: Any) -> AsyncIterator[RedisQueue]:
+async def queue(valkey: Store, raw: Any) -> AsyncIterator[RedisQueue]:
     queue = await RedisQueue.connect(valkey.url)
     yield queue
     await queue.aclose()
 
 
-async def test_while_only_an_older_janitor_runs_its_age_is_unknown(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_while_only_an_older_janitor_runs_its_age_is_unknown(valkey: Store, queue: RedisQueue) -> None:
     old = await RedisQueue.connect(valkey.url, library=older())  # its functions take the place of ours
     assert await old.promote(10) == 0
     assert await queue.swept_ms_ago() is None
     await old.aclose()
 
 
-async def test_an_older_process_that_starts_costs_no_round(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_an_older_process_that_starts_costs_no_round(valkey: Store, queue: RedisQueue) -> None:
     await queue.end_round()
     old = await RedisQueue.connect(valkey.url, library=older())
     await queue.end_round()
@@ -94,7 +94,7 @@ async def test_reports_of_older_and_newer_workers_are_read(queue: RedisQueue, ra
     assert read == [("new", True, "int8", 2), ("old", False, None, None)]
 
 
-async def test_what_is_withheld_is_safe_from_older_functions(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_what_is_withheld_is_safe_from_older_functions(valkey: Store, queue: RedisQueue) -> None:
     """An older process has put its functions in place of ours, and ends, sweeps and claims with them."""
     on_bench = Shorthands(queue)
     kept, cancelled, expiring = (on_bench.submission(ttl_ms=ttl_ms) for ttl_ms in (DAY_MS, DAY_MS, 1))
@@ -116,7 +116,7 @@ async def test_what_is_withheld_is_safe_from_older_functions(valkey: EmbeddedVal
     assert (load.cost, [depth.queued for depth in load.lanes]) == (kept.request.cost, [0])
 
 
-async def test_what_older_functions_have_ended_lapses_without_a_trace(valkey: EmbeddedValkey) -> None:
+async def test_what_older_functions_have_ended_lapses_without_a_trace(valkey: Store) -> None:
     queue = await RedisQueue.connect(valkey.url, limits=QueueLimits(reservation_ms=0))
     submission = Shorthands(queue).submission()
     await queue.reserve(submission)

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from headrace.embedded import EmbeddedValkey
 from headrace.queues.connect import connect
 from headrace.settings import Settings
+from headrace.testing.store import Store
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 
 
 @pytest.fixture
-async def raw(valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
+async def raw(valkey: Store) -> AsyncIterator[Redis]:
     async with Redis.from_url(valkey.url) as raw:
         yield raw
 
@@ -32,7 +33,7 @@ async def warnings_of(url: str, caplog: pytest.LogCaptureFixture) -> list[str]:
         return [record.getMessage() for record in caplog.records]
 
 
-async def test_what_may_be_lost_is_told(valkey: EmbeddedValkey, raw: Redis, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_may_be_lost_is_told(valkey: Store, raw: Redis, caplog: pytest.LogCaptureFixture) -> None:
     assert await warnings_of(valkey.url, caplog) == []
     await raw.config_set("appendonly", "no", "maxmemory-policy", "allkeys-lru")
     assert sorted(await warnings_of(valkey.url, caplog)) == [
@@ -41,7 +42,7 @@ async def test_what_may_be_lost_is_told(valkey: EmbeddedValkey, raw: Redis, capl
     ]
 
 
-async def test_a_server_that_forbids_to_ask_is_used_as_it_is(valkey: EmbeddedValkey, raw: Redis, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_forbids_to_ask_is_used_as_it_is(valkey: Store, raw: Redis, caplog: pytest.LogCaptureFixture) -> None:
     await raw.config_set("maxmemory-policy", "allkeys-lru")
     await raw.acl_setuser("modest", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], categories=["+@all"], commands=["-config"])
     scheme, _, rest = valkey.url.partition("://")

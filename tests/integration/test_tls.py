@@ -8,10 +8,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import trustme
 
-from headrace.embedded import EmbeddedValkey
 from headrace.errors import QueueUnavailable
 from headrace.queues.redis import RedisQueue
 from headrace.testing.proxy import Proxy, proxy_to
+from headrace.testing.store import Store
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-async def wire(valkey: EmbeddedValkey, authority: trustme.CA, request: pytest.FixtureRequest) -> AsyncIterator[Proxy]:
+async def wire(valkey: Store, authority: trustme.CA, request: pytest.FixtureRequest) -> AsyncIterator[Proxy]:
     """TLS in front of the server, with a certificate for the address that the test names."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(getattr(request, "param", "127.0.0.1")).configure_cert(context)

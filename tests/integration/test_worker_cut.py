@@ -6,13 +6,13 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from headrace.cursor import START
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.redis import RedisQueue
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.proxy import Proxy, proxy_to
+from headrace.testing.store import Store
 from tests.at_work import ended, has_committed, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to
 
@@ -30,7 +30,7 @@ class Gauged(ScriptedEngine):
 
 
 @pytest.fixture
-async def wire(valkey: EmbeddedValkey) -> AsyncIterator[Proxy]:
+async def wire(valkey: Store) -> AsyncIterator[Proxy]:
     async with proxy_to(unquote(urlsplit(valkey.url).path)) as proxy:
         yield proxy
 

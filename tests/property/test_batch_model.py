@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from headrace.batch import BATCH_ENDED, BATCH_TRANSITIONS, Batch, BatchStatus
 from headrace.batch_ports import BatchLease
-from headrace.embedded import EmbeddedValkey
 from headrace.errors import BatchLeaseLost, BatchNotCancellable
 from headrace.testing.registry_bench import RegistryBench
+from headrace.testing.store import Store
 
 T = TypeVar("T")
 
@@ -256,7 +256,7 @@ async def _awaited(what: Awaitable[T]) -> T:
     return await what
 
 
-def test_redis(valkey: EmbeddedValkey) -> None:
+def test_redis(valkey: Store) -> None:
     async def make() -> RegistryBench:
         return await RegistryBench.connect(valkey.url)
 

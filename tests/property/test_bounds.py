@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from headrace.embedded import EmbeddedValkey
 from headrace.errors import QueueFull, RequestTooLarge
 from headrace.ids import new_job_id
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
+from headrace.testing.store import Store
 
 LIMITS = QueueLimits(max_live_jobs=6, max_live_cost=60, max_tenant_jobs=4, max_tenant_cost=40)
 
@@ -55,7 +55,7 @@ async def in_lockstep(url: str, steps: Sequence[Step]) -> None:
             await bench.aclose()
 
 
-def test_adapters_agree(valkey: EmbeddedValkey) -> None:
+def test_adapters_agree(valkey: Store) -> None:
     @settings(max_examples=60, deadline=None)
     @given(st.lists(submits | submits | ends | passes, max_size=40))
     def run(steps: list[Step]) -> None:

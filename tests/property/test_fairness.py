@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import Bench, MemoryBench, RedisBench
 from headrace.testing.queue.fairness import VirtualTokens
+from headrace.testing.store import Store
 
 TENANTS = ("a", "b", "ü", "z")
 MAX_COST = 1_000
@@ -104,7 +104,7 @@ async def play(make_bench: Callable[[], Awaitable[Bench]], events: list[tuple[st
     return taken
 
 
-def test_both_adapters_choose_the_same_jobs(valkey: EmbeddedValkey) -> None:
+def test_both_adapters_choose_the_same_jobs(valkey: Store) -> None:
     async def memory() -> Bench:
         return MemoryBench(QueueLimits())
 

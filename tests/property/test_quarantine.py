@@ -12,11 +12,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from headrace.embedded import EmbeddedValkey
 from headrace.ports import Claim, Verdict
 from headrace.queues.rules import TURN_MS, QueueLimits
 from headrace.state import State
 from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, RedisBench
+from headrace.testing.store import Store
 
 MAX_SOLO = 3
 WORKERS = 3
@@ -176,7 +176,7 @@ def test_no_innocent_dies_in_memory() -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_no_innocent_dies_on_redis(valkey: EmbeddedValkey, shards: int) -> None:
+def test_no_innocent_dies_on_redis(valkey: Store, shards: int) -> None:
     async def make() -> Bench:
         return await RedisBench.connect(valkey.url, LIMITS, shards)
 

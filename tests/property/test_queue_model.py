@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from headrace.cursor import LogPosition
-from headrace.embedded import EmbeddedValkey
 from headrace.ids import shard_of
 from headrace.ports import Claim, Verdict
 from headrace.queues.rules import STRIKES_PER_CRASH, TURN_MS
@@ -21,6 +20,7 @@ from headrace.request import Lane
 from headrace.state import TERMINAL, State
 from headrace.testing.bench import LEASE_MS, Bench, MemoryBench, RedisBench
 from headrace.testing.picture import Picture
+from headrace.testing.store import Store
 from tests.property.queue_machine import LIMITS, WORKERS, Holding
 from tests.property.submitting import Submitting
 
@@ -264,7 +264,7 @@ def test_memory() -> None:
 
 
 @pytest.mark.parametrize(("shards", "examples"), [(1, 25), (3, 8)])
-def test_redis(valkey: EmbeddedValkey, shards: int, examples: int) -> None:
+def test_redis(valkey: Store, shards: int, examples: int) -> None:
     async def make() -> Bench:
         return await RedisBench.connect(valkey.url, LIMITS, shards)
 

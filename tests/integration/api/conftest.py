@@ -5,7 +5,6 @@ import httpx
 import pytest
 
 from headrace.batch_ports import BatchWork
-from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.registries.connect import Registries, connect
 from headrace.settings import Settings
@@ -14,6 +13,7 @@ from headrace.testing.bench import Queue
 from headrace.testing.builders import ManualClock
 from headrace.testing.listening import listening
 from headrace.testing.scripted_worker import Pace, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
 from producer_api.archive import Archive
@@ -48,7 +48,7 @@ async def queue(backend: Backend) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture
-async def registries(valkey: EmbeddedValkey) -> AsyncIterator[Registries]:
+async def registries(valkey: Store) -> AsyncIterator[Registries]:
     async with connect(Settings(redis_url=valkey.url)) as registries:
         yield registries
 

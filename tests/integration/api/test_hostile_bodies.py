@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.testing.api_process import ApiProcess
+from headrace.testing.store import Store
 from headrace.testing.tiny_model import make_model
 from producer_api.body import LEFTOVER_BYTES
 
@@ -86,7 +86,7 @@ def not_wanted() -> Iterator[tuple[str, str, bytes]]:
 
 
 @pytest.fixture
-async def api(tmp_path: Path, valkey: EmbeddedValkey) -> AsyncIterator[tuple[psutil.Process, httpx.AsyncClient]]:
+async def api(tmp_path: Path, valkey: Store) -> AsyncIterator[tuple[psutil.Process, httpx.AsyncClient]]:
     await asyncio.to_thread(make_model, tmp_path / "tiny")
     running = ApiProcess(valkey.url, tmp_path / "tiny", HEADRACE_MAX_BODY_BYTES=str(LIMIT))
     async with running.run() as process, httpx.AsyncClient(base_url=running.url, timeout=60) as http:

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from headrace.client import lines_of, parse_events
-from headrace.embedded import EmbeddedValkey
 from headrace.kafka.record import decode_accepted
 from headrace.kafka.topics import Topics
 from headrace.ports import Submission
@@ -26,6 +25,7 @@ from headrace.testing.kafka_bench import make_topics
 from headrace.testing.listening import listening
 from headrace.testing.proxy import Proxy, proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.tiny_model import make_model
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
@@ -77,7 +77,7 @@ class Site:
 
 
 @pytest.fixture
-async def site(valkey: EmbeddedValkey, archive: Archive, tmp_path: Path) -> AsyncIterator[Site]:
+async def site(valkey: Store, archive: Archive, tmp_path: Path) -> AsyncIterator[Site]:
     catalog, pace = Catalog({MODEL: WordPrompter}), Pace()
     await catalog.load()
     async with AsyncExitStack() as stack:
@@ -243,7 +243,7 @@ async def test_what_was_promised_outlives_a_broker_killed_under_load(site: Site,
     assert sorted(await site.jobs()) == promised
 
 
-async def test_the_process_says_what_it_lacks_and_takes_what_comes(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+async def test_the_process_says_what_it_lacks_and_takes_what_comes(valkey: Store, tmp_path: Path) -> None:
     broker = Tansu(tmp_path / "tansu.log")
     kafka, model = new_site(broker.servers), tmp_path / "model"
     make_model(model)
@@ -270,7 +270,7 @@ async def test_the_process_says_what_it_lacks_and_takes_what_comes(valkey: Embed
             broker.kill()
 
 
-def test_a_url_that_is_none_is_refused(valkey: EmbeddedValkey) -> None:
+def test_a_url_that_is_none_is_refused(valkey: Store) -> None:
     with pytest.raises(Exception, match="HEADRACE_QUEUE_URL must be"):
         asyncio.run(_connect(Settings(redis_url=valkey.url, queue_url="redis://nowhere")))
 

@@ -19,6 +19,7 @@ from headrace.testing.api_process import ApiProcess
 from headrace.testing.eventually import eventually
 from headrace.testing.proxy import Proxy, proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.tiny_model import make_model
 
 MODEL = "tiny"
@@ -53,7 +54,7 @@ async def test_it_waits_for_its_store_and_its_model(tmp_path: Path) -> None:
         await asyncio.to_thread(store.stop)
 
 
-async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, valkey: Store) -> None:
     make_model(tmp_path / MODEL)
     api = ApiProcess(valkey.url, tmp_path / MODEL)
     async with api.run(stderr=asyncio.subprocess.PIPE) as process, httpx.AsyncClient(base_url=api.url) as http:
@@ -73,7 +74,7 @@ async def test_sigterm_cuts_open_streams_and_ends_in_time(tmp_path: Path, valkey
     assert told == ["1 unfinished streams and waiting calls are cut"]
 
 
-async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, valkey: Store) -> None:
     make_model(tmp_path / MODEL)
     api, pace = ApiProcess(valkey.url, tmp_path / MODEL), Pace(free=False)
     texts: list[str] = []
@@ -104,9 +105,7 @@ async def test_a_killed_api_costs_its_stream_no_token(tmp_path: Path, valkey: Em
 
 
 @pytest.mark.parametrize(("fault", "stored"), [("silent", False), ("drop_replies", True)], ids=["before", "behind"])
-async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
-    tmp_path: Path, valkey: EmbeddedValkey, fault: str, stored: bool
-) -> None:
+async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(tmp_path: Path, valkey: Store, fault: str, stored: bool) -> None:
     """It dies before its request has reached the store, or when the answer is on its way back: whoever repeats the call has one job."""
     await asyncio.to_thread(make_model, tmp_path / MODEL)
     key = {"idempotency-key": f"key-{fault}"}
@@ -139,7 +138,7 @@ async def test_a_killed_api_has_stored_a_request_once_or_not_at_all(
             assert await jobs() == [again.json()["id"]]
 
 
-async def test_what_a_shutdown_does_not_wait_for_is_told_to_come_back(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_what_a_shutdown_does_not_wait_for_is_told_to_come_back(tmp_path: Path, valkey: Store) -> None:
     """The store does not answer, so the call cannot either."""
     await asyncio.to_thread(make_model, tmp_path / MODEL)
     async with proxy_to(unquote(urlsplit(valkey.url).path)) as wire:
@@ -165,7 +164,7 @@ async def _length(texts: list[str], wanted: int) -> bool:
     return len(texts) >= wanted
 
 
-async def test_a_disk_that_fails_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_a_disk_that_fails_refuses_an_upload_and_keeps_nothing_of_it(tmp_path: Path, valkey: Store) -> None:
     """The limit on the size of a file stands for the disk's: both fail the write that goes beyond."""
     make_model(tmp_path / MODEL)
     api = ApiProcess(valkey.url, tmp_path / MODEL)

@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from headrace.client import stream_chat
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.connect import connect
 from headrace.settings import Settings
 from headrace.testing.api_process import ApiProcess
 from headrace.testing.eventually import eventually
 from headrace.testing.proxy import proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.tiny_model import make_model
 
 MODEL = "tiny"
@@ -28,7 +28,7 @@ WITHIN_S = 10.0
 
 
 @pytest.fixture
-async def replicas(tmp_path: Path, valkey: EmbeddedValkey) -> AsyncIterator[list[ApiProcess]]:
+async def replicas(tmp_path: Path, valkey: Store) -> AsyncIterator[list[ApiProcess]]:
     await asyncio.to_thread(make_model, tmp_path / MODEL)
     # One that waits longer for ordinary calls than it may take for streams: these must be cut at once.
     yield [ApiProcess(valkey.url, tmp_path / MODEL, HEADRACE_SHUTDOWN_S="8") for _ in range(2)]
@@ -38,7 +38,7 @@ async def replicas(tmp_path: Path, valkey: EmbeddedValkey) -> AsyncIterator[list
                 await queue.cancel("default", job.request.id)
 
 
-async def test_a_hundred_streams_move_to_the_other_one(replicas: list[ApiProcess], valkey: EmbeddedValkey) -> None:
+async def test_a_hundred_streams_move_to_the_other_one(replicas: list[ApiProcess], valkey: Store) -> None:
     pace, seen = Pace(free=False), [list[str]() for _ in range(STREAMS)]
 
     def read(number: int, url: str) -> None:

@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from headrace.client import DONE, Event, lines_of, parse_events
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.redis import RedisQueue
 from headrace.settings import Settings
 from headrace.testing.eventually import eventually
 from headrace.testing.listening import listening
 from headrace.testing.proxy import Proxy, proxy_to
 from headrace.testing.scripted_worker import PANGRAM, Pace, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
 from producer_api.archive import Archive
@@ -39,7 +39,7 @@ class Site:
 
 
 @pytest.fixture
-async def site(valkey: EmbeddedValkey, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def site(valkey: Store, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr("headrace.queues.server.REPLY_S", 0.3)
     monkeypatch.setattr("headrace.queues.doorbell.PING_S", 0.1)
     settings, catalog, pace = Settings(port=0, model=MODEL, ping_s=0.05, shutdown_s=2), Catalog({MODEL: WordPrompter}), Pace(free=False)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from headrace.batch import BatchStatus
-from headrace.embedded import EmbeddedValkey
 from headrace.errors import ModelUnavailable
 from headrace.files.journal import Journal, Result
 from headrace.ids import derived_seed, line_job_id
@@ -20,6 +19,7 @@ from headrace.testing.builders import make_request, make_submission
 from headrace.testing.cut import Cut
 from headrace.testing.eventually import eventually
 from headrace.testing.queue.memory import MemoryQueue
+from headrace.testing.store import Store
 from headrace.wire.prompter import Prompter
 from scheduler.batches.hold import LEASE_MS, Hold
 from tests.integration.clerk.site import GOOD, LINES, TENANT, WINDOW_MS, Site, check_complete, line, open_site, turns
@@ -27,7 +27,7 @@ from tests.integration.clerk.site import GOOD, LINES, TENANT, WINDOW_MS, Site, c
 
 @pytest.mark.parametrize("limits", [QueueLimits(max_live_jobs=2), QueueLimits(max_tenant_jobs=2), QueueLimits(max_tenant_cost=60)])
 async def test_a_full_queue_only_makes_a_batch_wait(
-    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: QueueLimits
+    valkey: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: QueueLimits
 ) -> None:
     monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
     async with open_site(valkey.url, tmp_path, limits=limits) as site:
@@ -35,7 +35,7 @@ async def test_a_full_queue_only_makes_a_batch_wait(
 
 
 async def test_a_full_queue_is_not_asked_for_more_than_a_handful_at_a_time(
-    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
     asked: list[int] = []
@@ -56,7 +56,7 @@ async def test_a_full_queue_is_not_asked_for_more_than_a_handful_at_a_time(
 
 
 async def test_a_full_queue_of_others_is_asked_again_when_it_said_so(
-    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of the batch runs, so nothing tells of room but the clock."""
     monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
@@ -120,7 +120,7 @@ async def test_a_result_that_another_writers_bytes_have_spoilt_is_written_again(
     assert spoilt
 
 
-async def test_a_line_larger_than_the_queue_fails_alone(valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_line_larger_than_the_queue_fails_alone(valkey: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler.batches.run.LOOK_S", 0.0)
     async with open_site(valkey.url, tmp_path, limits=QueueLimits(max_live_cost=100)) as site:
         batch = await site.finish(await site.create(line(0) + line(1, max_tokens=150) + line(2)))

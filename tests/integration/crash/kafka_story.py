@@ -21,7 +21,6 @@ from headrace.kafka.log_record import LogRecord
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.queue import KafkaQueue
 from headrace.kafka.reader import LogReader
-from headrace.kafka.record import decode_accepted
 from headrace.kafka.topics import Topics
 from headrace.queues.outbox import RedisOutbox
 from headrace.queues.redis import RedisQueue
@@ -114,7 +113,7 @@ async def pump(stage: KafkaStage) -> None:
             intake=RedisQueue(server, shards=stage.shards, limits=stage.limits),
             outbox=RedisOutbox(server, shards=stage.shards, limits=stage.limits),
             prompters=lambda _: WordPrompter(),
-            rules=Rules(topics=topics, shards=stage.shards, longest_ms=LIMITS.retention_ms, tenant_of=None, decode=decode_accepted),
+            rules=Rules(topics=topics, shards=stage.shards, longest_ms=LIMITS.retention_ms, tenant_of=None),
             now_ms=lambda: 0,  # the store's time is not the log's: nothing ages on its way
             counted=lambda _: None,
         )

@@ -1,17 +1,17 @@
 """Whose tokens are told, with many who ask for them and few that have any."""
 
-from headrace.embedded import EmbeddedValkey
 from headrace.ids import new_job_id
 from headrace.queues.outbox import RedisOutbox
 from headrace.queues.redis import RedisQueue
 from headrace.testing.builders import make_request, make_submission
+from headrace.testing.store import Store
 from scheduler.kafka.relay import _ASKED
 
 # More than fit a page, and than a server keeps in one piece, which it would show whole.
 MANY = 3 * _ASKED
 
 
-async def test_everybody_who_asks_has_a_turn(valkey: EmbeddedValkey) -> None:
+async def test_everybody_who_asks_has_a_turn(valkey: Store) -> None:
     outbox = await RedisOutbox.connect(valkey.url)
     try:
         ids = [new_job_id(0, i) for i in range(MANY)]
@@ -31,7 +31,7 @@ async def test_everybody_who_asks_has_a_turn(valkey: EmbeddedValkey) -> None:
         await outbox.aclose()
 
 
-async def test_whose_tokens_are_all_told_asks_no_more(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_whose_tokens_are_all_told_asks_no_more(valkey: Store, queue: RedisQueue) -> None:
     outbox = await RedisOutbox.connect(valkey.url)
     try:
         submission = make_submission(make_request())

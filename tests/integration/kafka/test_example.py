@@ -5,16 +5,16 @@ import os
 import sys
 from pathlib import Path
 
-from headrace.embedded import EmbeddedValkey
 from headrace.queues.redis import RedisQueue
 from headrace.testing.kafka import KafkaSite, tansu
 from headrace.testing.pump_site import MODEL, PumpSite
 from headrace.testing.scripted_worker import PANGRAM, ScriptedWorker
+from headrace.testing.store import Store
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "kafka_client.py"
 
 
-async def test_the_example_reads_a_result_for_each_request(valkey: EmbeddedValkey, queue: RedisQueue, tmp_path: Path) -> None:
+async def test_the_example_reads_a_result_for_each_request(valkey: Store, queue: RedisQueue, tmp_path: Path) -> None:
     # It writes to the topics that everybody has, so it gets a broker of its own.
     with tansu(tmp_path / "tansu.log") as broker:
         site = PumpSite(valkey.url, KafkaSite(broker.servers, "headrace"), tmp_path)

@@ -10,7 +10,6 @@ import orjson
 import pytest
 
 from headrace.cursor import GENERATION_EPOCHS
-from headrace.embedded import EmbeddedValkey
 from headrace.kafka.log_record import LogRecord
 from headrace.kafka.record import encode_accepted
 from headrace.keys import key_line
@@ -22,12 +21,13 @@ from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite
 from headrace.testing.pump_site import MODEL, NativeClient, PumpSite, native_value
 from headrace.testing.scripted_worker import PANGRAM, ScriptedWorker
+from headrace.testing.store import Store
 
 TEXT = "".join(PANGRAM)
 
 
 @pytest.fixture
-def site(valkey: EmbeddedValkey, kafka: KafkaSite, tmp_path: Path) -> PumpSite:
+def site(valkey: Store, kafka: KafkaSite, tmp_path: Path) -> PumpSite:
     return PumpSite(valkey.url, kafka, tmp_path)
 
 
@@ -109,7 +109,7 @@ async def test_records_that_no_client_can_decode_do_not_block_the_partition(site
     assert (dict(undecodable.headers)["headrace-reason"] or b"").startswith(b"The offsets 3 to 6 cannot be decoded: BadGzipFile")
 
 
-async def test_keys_are_asked_for_where_there_are_any(valkey: EmbeddedValkey, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue) -> None:
+async def test_keys_are_asked_for_where_there_are_any(valkey: Store, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"{key_line('hr_alice', 'alice')}\n{key_line('hr_bob', 'bob')}\n")
     site = PumpSite(valkey.url, kafka, tmp_path, HEADRACE_KEYS_FILE=str(keys))
@@ -205,7 +205,7 @@ async def test_lines_of_batches_are_not_told(site: PumpSite, queue: RedisQueue) 
     assert found.keys() == {"native"}
 
 
-async def test_a_full_queue_has_records_wait(valkey: EmbeddedValkey, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue) -> None:
+async def test_a_full_queue_has_records_wait(valkey: Store, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue) -> None:
     site = PumpSite(valkey.url, kafka, tmp_path, HEADRACE_MAX_LIVE_JOBS="5")
     ids = [f"r{i}" for i in range(30)]
     async with site.pump(), site.client() as client:

@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from headrace.cursor import START
-from headrace.embedded import EmbeddedValkey
 from headrace.job import Job
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
@@ -22,6 +21,7 @@ from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.testing.store import Store
 from headrace.worker_status import WorkerStatus
 from workers.backends.scripted import answer_to
 from workers.pulse import Patience
@@ -36,7 +36,7 @@ HASTY = Patience(start=60.0, step=1.5)
 
 
 @pytest.fixture
-async def queue(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[RedisQueue]:
+async def queue(valkey: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[RedisQueue]:
     """With a janitor."""
     monkeypatch.setenv("HEADRACE_REDIS_URL", valkey.url)
     monkeypatch.setenv("HEADRACE_MODEL_NAME", MODEL)

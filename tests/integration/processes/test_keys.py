@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from headrace.embedded import EmbeddedValkey
 from headrace.files.folder import FolderBlobs
 from headrace.ids import new_batch_id
 from headrace.keys import Keys, key_line, parse_keys
@@ -20,6 +19,7 @@ from headrace.supervise import EX_CONFIG
 from headrace.testing.listening import listening
 from headrace.testing.queue.memory import MemoryQueue
 from headrace.testing.scripted_worker import PANGRAM, ScriptedWorker
+from headrace.testing.store import Store
 from headrace.testing.tree import free_port
 from headrace.testing.words import WordPrompter
 from producer_api.app import create_app
@@ -83,7 +83,7 @@ async def test_an_api_that_others_reach_says_that_it_has_no_keys(tmp_path: Path,
     assert said.count(b"no HEADRACE_KEYS_FILE is set") == warns
 
 
-async def test_the_command_line_sends_its_key(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_the_command_line_sends_its_key(tmp_path: Path, valkey: Store) -> None:
     keys = tmp_path / "keys"
     await asyncio.to_thread(keys.write_text, key_line("hr_a", "alice"))
     settings = Settings(port=0, model=MODEL, shutdown_s=2, keys_file=keys, redis_url=valkey.url, files_dir=tmp_path / "files")

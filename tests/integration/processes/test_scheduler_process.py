@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-from headrace.embedded import EmbeddedValkey
+from headrace.testing.store import Store
 
 
-def test_it_says_that_it_stopped_as_told(valkey: EmbeddedValkey) -> None:
+def test_it_says_that_it_stopped_as_told(valkey: Store) -> None:
     environ = {**os.environ, "HEADRACE_REDIS_URL": valkey.url}
     with subprocess.Popen([sys.executable, "-m", "scheduler"], env=environ, stderr=subprocess.PIPE, text=True) as process:
         try:

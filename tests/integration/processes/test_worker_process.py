@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 import psutil
 
 from headrace.cursor import START
-from headrace.embedded import EmbeddedValkey
 from headrace.job import Job
 from headrace.queues.redis import RedisQueue
 from headrace.request import Request
 from headrace.state import State
 from headrace.testing.builders import make_request, make_submission
 from headrace.testing.eventually import eventually
+from headrace.testing.store import Store
 from workers.backends.scripted import answer_to
 
 MODEL = "test-model"
@@ -26,7 +26,7 @@ ENDLESS = 10**7
 
 
 @asynccontextmanager
-async def worker(valkey: EmbeddedValkey, **settings: str) -> AsyncIterator[Process]:
+async def worker(valkey: Store, **settings: str) -> AsyncIterator[Process]:
     env = os.environ | {
         "HEADRACE_REDIS_URL": valkey.url,
         "HEADRACE_MODEL_NAME": MODEL,
@@ -72,7 +72,7 @@ async def check_log(queue: RedisQueue, request: Request, committed: int) -> None
     assert tuple(token for entry in log for token in entry.token_ids) == answer_to(request.prompt_ids, committed)
 
 
-async def test_told_to_stop_it_gives_back_what_it_runs(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_told_to_stop_it_gives_back_what_it_runs(valkey: Store, queue: RedisQueue) -> None:
     request = await submit(queue, ENDLESS)
     async with worker(valkey) as process:
         await eventually(lambda: in_full_swing(queue, request), pause=0.01)
@@ -84,7 +84,7 @@ async def test_told_to_stop_it_gives_back_what_it_runs(valkey: EmbeddedValkey, q
     await check_log(queue, request, job.committed)
 
 
-async def test_an_engine_whose_supervisor_is_killed_stops_and_gives_back(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_an_engine_whose_supervisor_is_killed_stops_and_gives_back(valkey: Store, queue: RedisQueue) -> None:
     request = await submit(queue, ENDLESS)
     async with worker(valkey) as process:
         await eventually(lambda: in_full_swing(queue, request), pause=0.01)
@@ -97,7 +97,7 @@ async def test_an_engine_whose_supervisor_is_killed_stops_and_gives_back(valkey:
     await check_log(queue, request, job.committed)
 
 
-async def test_both_killed_the_lease_brings_the_job_to_another_worker(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_both_killed_the_lease_brings_the_job_to_another_worker(valkey: Store, queue: RedisQueue) -> None:
     request = await submit(queue, 1_000)
     async with worker(valkey) as process:
         await eventually(lambda: in_full_swing(queue, request), pause=0.01)
@@ -122,7 +122,7 @@ async def test_both_killed_the_lease_brings_the_job_to_another_worker(valkey: Em
     await check_log(queue, request, 1_000)
 
 
-async def test_a_standby_is_a_second_process_that_goes_on(valkey: EmbeddedValkey, queue: RedisQueue) -> None:
+async def test_a_standby_is_a_second_process_that_goes_on(valkey: Store, queue: RedisQueue) -> None:
     request = await submit(queue, ENDLESS)
     async with worker(valkey, HEADRACE_STANDBY="1") as process:
         await eventually(lambda: in_full_swing(queue, request), pause=0.01)

@@ -1,4 +1,4 @@
-"""Which broker tests run on."""
+"""Which servers tests run on."""
 
 import subprocess
 from importlib.machinery import ModuleSpec
@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from headrace.testing import kafka
-from headrace.testing.kafka import Origin, choose, docker_runs
+from headrace.testing import origin
+from headrace.testing.origin import Origin, choose, docker_runs
+
+VARIABLE = "HEADRACE_TEST_REDIS"
 
 
 def never() -> bool:
@@ -15,13 +17,13 @@ def never() -> bool:
 
 
 def test_what_the_environment_names_comes_first() -> None:
-    assert choose({"HEADRACE_TEST_KAFKA": "a:9092"}, never) is Origin.GIVEN
+    assert choose(VARIABLE, {VARIABLE: "redis://a"}, never) is Origin.GIVEN
 
 
-@pytest.mark.parametrize(("runs", "chosen"), [(True, Origin.CONTAINER), (False, Origin.TANSU)])
-@pytest.mark.parametrize("environ", [{}, {"HEADRACE_TEST_KAFKA": ""}])
+@pytest.mark.parametrize(("runs", "chosen"), [(True, Origin.CONTAINER), (False, Origin.OWN)])
+@pytest.mark.parametrize("environ", [{}, {VARIABLE: ""}])
 def test_then_a_container_where_docker_runs(environ: dict[str, str], runs: bool, chosen: Origin) -> None:
-    assert choose(environ, lambda: runs) is chosen
+    assert choose(VARIABLE, environ, lambda: runs) is chosen
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_docker_runs_if_it_answers_and_can_be_told(
             raise answer
         return subprocess.CompletedProcess(command, answer)
 
-    monkeypatch.setattr(kafka, "find_spec", lambda name: ModuleSpec(name, None) if there else None)
+    monkeypatch.setattr(origin, "find_spec", lambda name: ModuleSpec(name, None) if there else None)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("subprocess.run", ask)
     docker_runs.cache_clear()
