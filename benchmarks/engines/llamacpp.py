@@ -67,7 +67,8 @@ async def run(client: httpx.AsyncClient, items: Sequence[Item]) -> Recording:
 
 
 async def measure(server: subprocess.Popen[bytes], address: str, items: Sequence[Item]) -> Figures:
-    limits = httpx.Limits(max_connections=len(items))
+    # None is kept alive: the server ends those that were idle for a few seconds, at times just as the next request goes out.
+    limits = httpx.Limits(max_connections=len(items), max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=address, timeout=None, limits=limits, trust_env=False) as client:
         await _ready(server, client)
         await run(client, items)
