@@ -26,7 +26,7 @@ def test_a_connection_in_the_making_is_closed_with_its_client() -> None:
 
 @pytest.mark.timeout(30)
 def test_whoever_says_nothing_in_tls_is_given_up() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(KafkaError, match="does it speak TLS on this port"):
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(KafkaError, match="is there TLS at this port"):
         open_client(
             KafkaAdminClient,
             bootstrap_servers=[f"127.0.0.1:{mute.getsockname()[1]}"],
