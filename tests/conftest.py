@@ -13,6 +13,8 @@ from headrace.testing.kafka_bench import make_topics
 from headrace.testing.origin import Origin
 from headrace.testing.store import Store, new_store
 
+BROKERS = Path(__file__).parent / "integration" / "kafka"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     told = "what tests of the API stand on: a queue in memory, Redis, or Redis with Kafka in front, then for processes and trees too"
@@ -92,7 +94,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Before pytest leaves out what is not asked for by its marker."""
+    """Before pytest leaves out what is not asked for by its marker: whatever has a broker, be it one of its own or none that answers."""
     for item in items:
-        if "kafka" in getattr(item, "fixturenames", ()):
+        if "kafka" in getattr(item, "fixturenames", ()) or item.path.is_relative_to(BROKERS):
             item.add_marker("kafka")
