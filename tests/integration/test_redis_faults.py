@@ -376,7 +376,7 @@ class TestRefusedWrites:
 
 async def test_tombstones_and_nonces_pass(server: EmbeddedValkey) -> None:
     bench = await RedisBench.connect(server.url, QueueLimits(retention_ms=50_000))
-    job_id = await bench.submit()
+    job_id = await bench.submit(ttl_ms=30_000)
     await bench.claim("w", nonce="n", lease_ms=5_000)
     await bench.finish(job_id, 1, 0)
     await bench.advance(50_000)
