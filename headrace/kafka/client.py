@@ -93,6 +93,9 @@ def open_client(kind: Callable[..., Any], **options: Any) -> Any:
     def connections(**own: Any) -> Any:
         net = _Selector(**own)
         manager = _Connections(net, **own)
+        # A broker would make a topic that is missing as it makes any: of one partition, which forgets after a week. The client has an
+        # option for this and does not pass it on.
+        manager.cluster.config["allow_auto_create_topics"] = False
         made.append((KafkaNetClient(net=net, manager=manager, **own), manager))
         return made[-1][0]
 

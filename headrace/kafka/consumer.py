@@ -17,10 +17,11 @@ from typing import Any, Self
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, LogTruncationError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from headrace.kafka.lenient import open_consumer
 from headrace.kafka.log_record import LogRecord
+from headrace.kafka.places import Identities, read_from_beginning, read_from_what_is_left
 from headrace.kafka.standing import Standing
 from headrace.kafka.window import Arrival, Partition, Water, Windows
 
@@ -31,6 +32,8 @@ COMMIT_S = 0.5
 """Between two commits. What is not committed is done again after a crash, which is harmless and costs a call of the store each."""
 LOOK_S = 2.0
 """Between two looks at the ends of the partitions: how far behind we are, and whether the broker is there at all. Polling does not tell."""
+METADATA_MS = 5_000
+"""Between two looks which topics there are, and whether they are still the same."""
 ANSWER_MS = 3_000
 """A broker that has not answered for this long counts as gone."""
 RETRY_S = 1.0
@@ -41,7 +44,9 @@ WATER = Water(high=256, low=64, high_bytes=32 << 20, low_bytes=8 << 20)
 _CLIENT: Mapping[str, Any] = MappingProxyType(
     {
         "enable_auto_commit": False,
-        "auto_offset_reset": "earliest",
+        # Where to read on is our choice: `headrace/kafka/places.py`.
+        "auto_offset_reset": "none",
+        "metadata_max_age_ms": METADATA_MS,
         "partition_assignment_strategy": [CooperativeStickyAssignor],
         # A fetch session can stop returning a partition for good.
         "enable_incremental_fetch_sessions": False,
@@ -70,6 +75,8 @@ class LogConsumer:
             "heartbeat_interval_ms": session_ms // 5,
         }
         self._topics = tuple(topics)
+        self._identities = Identities(topics)
+        self._missing: list[str] = []
         self._windows = Windows(water)
         self._lock = threading.Lock()
         """Guards the windows: the client tells of revoked partitions in a thread of its own."""
@@ -110,7 +117,7 @@ class LogConsumer:
         with self._lock:
             paused, in_flight = self._windows.paused, self._windows.in_flight
         lag = self._lag
-        return Standing(reachable=lag is not None, lag=lag or {}, paused=paused, in_flight=in_flight)
+        return Standing(reachable=lag is not None and not self._missing, lag=lag or {}, paused=paused, in_flight=in_flight)
 
     async def aclose(self) -> None:
         """Commit what is done and leave the group; a few seconds at most, wherever the broker is."""
@@ -145,7 +152,7 @@ class LogConsumer:
     def _serve(self, consumer: KafkaConsumer) -> None:
         committed_at = looked_at = float("-inf")
         while not self._stop.is_set():
-            self._deliver(consumer.poll(timeout_ms=POLL_MS))
+            self._deliver(self._poll(consumer))
             now = time.monotonic()
             if now - committed_at >= COMMIT_S:
                 self._commit(consumer)
@@ -155,6 +162,46 @@ class LogConsumer:
                 looked_at = time.monotonic()
             self._hold_back(consumer)
         self._commit(consumer)
+
+    def _poll(self, consumer: KafkaConsumer) -> Mapping[TopicPartition, Sequence[Any]]:
+        try:
+            found: Mapping[TopicPartition, Sequence[Any]] = consumer.poll(timeout_ms=POLL_MS)
+        except NoOffsetForPartitionError as error:  # nobody has read it yet
+            consumer.seek_to_beginning(*error.args[0])
+        except OffsetOutOfRangeError as error:
+            for place, position in error.args[0].items():
+                self._go_on(consumer, place, position)
+        except LogTruncationError as error:
+            # A replica without the last records leads now: behind where they part, it has others under the same offsets.
+            for place, divergent in error.divergent_offsets.items():
+                logger.warning("%s/%d has lost its last records, and goes on at %s", place.topic, place.partition, divergent)
+                self._renew([place])
+                if divergent is None:
+                    consumer.seek_to_beginning(place)
+                else:
+                    consumer.seek(place, divergent)
+        else:
+            return found
+        return {}
+
+    def _go_on(self, consumer: KafkaConsumer, place: TopicPartition, position: int) -> None:
+        """Where the broker has nothing at `position`. Raises KafkaError."""
+        first = consumer.beginning_offsets([place], timeout_ms=ANSWER_MS)[place]
+        if position < first:
+            read_from_what_is_left(consumer, place, position, first)
+        else:
+            self._begin_anew(consumer, [place])
+
+    def _begin_anew(self, consumer: KafkaConsumer, places: Sequence[TopicPartition]) -> None:
+        self._renew(places)
+        read_from_beginning(consumer, places)
+
+    def _renew(self, places: Sequence[TopicPartition]) -> None:
+        """What is in flight of them is worked on to its end, and delivered once more if it is still there."""
+        ours = [Partition(*place) for place in places]
+        with self._lock:
+            self._windows.revoke(ours)
+            self._windows.assign(ours)
 
     def _deliver(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
         batch: list[LogRecord] = []
@@ -183,12 +230,14 @@ class LogConsumer:
     def _look(self, consumer: KafkaConsumer) -> None:
         with self._lock:
             ours = sorted(self._windows.partitions)
+        self._look_for_topics(consumer)
         if not ours:
             self._lag = None
             return
         try:
             ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS)
             lag = {one: self._behind(consumer, one, ends[TopicPartition(*one)]) for one in ours}
+            self._look_for_others(consumer, lag)
         except KafkaError as error:
             if self._lag is not None:
                 logger.warning("the log's broker does not answer: %s", error)
@@ -196,13 +245,29 @@ class LogConsumer:
             return
         if self._lag is None:
             logger.info("reads %d partitions of the log", len(ours))
-        self._lag = lag
+        self._lag = {one: max(0, behind) for one, behind in lag.items()}
+
+    def _look_for_topics(self, consumer: KafkaConsumer) -> None:
+        missing = self._identities.missing(consumer)
+        if missing and missing != self._missing:
+            logger.warning("the brokers have no topic %s; `headrace kafka init` makes what is missing", ", ".join(missing))
+        if self._missing and not missing:
+            logger.info("the topics are there again")
+        self._missing = missing
+
+    def _look_for_others(self, consumer: KafkaConsumer, lag: Mapping[Partition, int]) -> None:
+        """Partitions of topics that were made anew since, and, as not every broker tells, those that end before where we are."""
+        anew = self._identities.made_anew(consumer)
+        others = [TopicPartition(*one) for one, behind in lag.items() if behind < 0 or one.topic in anew]
+        if others:
+            self._begin_anew(consumer, others)
 
     def _behind(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
-        """Fetches tell the end too, while the partition is not paused; not every broker counts right when it is asked for ends alone."""
+        """Below zero of a partition that ends before where we are. Fetches tell the end too, while the partition is not paused; not every
+        broker counts right when it is asked for ends alone."""
         place = TopicPartition(*one)
         position: int = consumer.position(place, timeout_ms=ANSWER_MS)
-        return max(0, end - position, (consumer.highwater(place) or 0) - position)
+        return max(end, consumer.highwater(place) or 0) - position
 
     def _hold_back(self, consumer: KafkaConsumer) -> None:
         """Every time around, as a rebalance forgets what was paused."""

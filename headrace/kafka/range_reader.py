@@ -25,7 +25,6 @@ _CLIENT: Mapping[str, Any] = MappingProxyType(
         "enable_auto_commit": False,
         # Where the range begins is not for the client to choose: what is deleted must be noticed.
         "auto_offset_reset": "none",
-        "allow_auto_create_topics": False,
         # What a producer has taken back was never asked.
         "isolation_level": "read_committed",
         "enable_incremental_fetch_sessions": False,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from headrace.kafka.address import Address
 from headrace.kafka.consumer import LogConsumer
@@ -19,6 +19,7 @@ from headrace.kafka.window import Water
 from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite, tansu
 from headrace.testing.kafka_member import SESSION_MS
+from headrace.testing.own_topics import delete_before
 
 PARTITIONS = 4
 
@@ -30,9 +31,18 @@ class Topic:
         self.name, self.group = f"{site.prefix}.work", f"{site.prefix}.group"
         self.servers = site.servers
         self.options = {"bootstrap_servers": site.servers.split(",")}
-        create(Address(servers=tuple(site.servers.split(","))), [Shape(name=self.name, partitions=PARTITIONS, replicas=-1, configs={})])
+        self.make()
         self._producer = KafkaProducer(acks="all", **self.options)
         self._written = 0
+
+    def make(self) -> None:
+        """Without a record."""
+        create(Address(servers=tuple(self.servers.split(","))), [Shape(name=self.name, partitions=PARTITIONS, replicas=-1, configs={})])
+        self._written = 0
+
+    def remove(self) -> None:
+        with closing(KafkaAdminClient(**self.options)) as admin:
+            admin.delete_topics([self.name])
 
     @property
     def values(self) -> set[str]:
@@ -66,6 +76,13 @@ def topic(kafka: KafkaSite) -> Iterator[Topic]:
 
 @asynccontextmanager
 async def working(member: LogConsumer, pause: float = 0.0) -> AsyncIterator[list[str]]:
+    """A member that works."""
+    async with member, reading(member, pause) as seen:
+        yield seen
+
+
+@asynccontextmanager
+async def reading(member: LogConsumer, pause: float = 0.0) -> AsyncIterator[list[str]]:
     """The values that the member has worked on, `pause` seconds each, several at a time."""
     seen: list[str] = []
 
@@ -80,13 +97,12 @@ async def working(member: LogConsumer, pause: float = 0.0) -> AsyncIterator[list
                 for record in await member.batch():
                     tasks.create_task(one(record))
 
-    async with member:
-        task = asyncio.ensure_future(work())
-        try:
-            yield seen
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    task = asyncio.ensure_future(work())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_rebalance_during_work_loses_nothing(topic: Topic) -> None:
@@ -201,6 +217,80 @@ async def test_a_dead_broker_is_told_and_come_back_to(tmp_path: Path) -> None:
             broker.kill()
             began = time.monotonic()
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("written", [30, 200], ids=["fewer", "more"])
+@pytest.mark.parametrize("noticed", [False, True], ids=["at once", "after a while"])
+async def test_the_records_of_a_topic_that_was_made_again_are_all_read(
+    topic: Topic, caplog: pytest.LogCaptureFixture, written: int, noticed: bool
+) -> None:
+    topic.write(100)
+    async with topic.member() as member, reading(member) as seen:
+
+        async def all_seen() -> bool:
+            return set(seen) == topic.values
+
+        await eventually(all_seen, within=30, pause=0.05)
+        topic.remove()
+        if noticed:
+
+            async def told() -> bool:
+                return f"the brokers have no topic {topic.name}" in caplog.text
+
+            await eventually(told, within=20)
+            assert not member.standing.reachable
+        seen.clear()
+        topic.make()
+        topic.write(written)
+        await eventually(all_seen, within=40, pause=0.05)
+
+        async def well() -> bool:
+            return member.standing.reachable
+
+        await eventually(well, within=20)
+
+    async def all_committed() -> bool:
+        return topic.committed() == len(topic.values)
+
+    await eventually(all_committed, pause=0.2)
+
+
+@pytest.mark.apache_kafka
+async def test_what_was_deleted_before_it_was_read_is_told(topic: Topic, caplog: pytest.LogCaptureFixture) -> None:
+    topic.write(40)
+    async with working(topic.member()) as seen:
+
+        async def all_seen() -> bool:
+            return set(seen) == topic.values
+
+        await eventually(all_seen, within=30, pause=0.05)
+
+        async def all_committed() -> bool:
+            return topic.committed() == 40
+
+        await eventually(all_committed, pause=0.2)
+    topic.write(40)
+    delete_before(KafkaSite(topic.servers, ""), topic.name, 15)
+    async with working(topic.member()) as seen:
+
+        async def rest() -> bool:
+            return len(set(seen)) == 35
+
+        await eventually(rest, within=30, pause=0.05)
+    assert f"the records 10 to 14 of {topic.name}/0 were deleted before they were read" in caplog.text
+
+
+async def test_a_topic_that_is_missing_is_told_and_not_made(kafka: KafkaSite, caplog: pytest.LogCaptureFixture) -> None:
+    topic = f"{kafka.prefix}.missing"
+    options = {"bootstrap_servers": kafka.servers.split(",")}
+    async with LogConsumer(options, topics=[topic], group=f"{kafka.prefix}.group", session_ms=SESSION_MS):
+
+        async def told() -> bool:
+            return f"the brokers have no topic {topic}" in caplog.text
+
+        await eventually(told, within=30)
+    with closing(KafkaAdminClient(**options)) as admin:
+        assert topic not in admin.list_topics()
 
 
 async def test_closing_while_the_broker_is_away_takes_seconds() -> None:
