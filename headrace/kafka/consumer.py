@@ -37,6 +37,8 @@ METADATA_MS = 5_000
 ANSWER_MS = 3_000
 """A broker that has not answered for this long counts as gone."""
 RETRY_S = 1.0
+IDLE_S = 15.0
+"""Without a partition, after which it is told: joining takes about half of it."""
 CLOSE_MS = 1_500
 
 WATER = Water(high=256, low=64, high_bytes=32 << 20, low_bytes=8 << 20)
@@ -73,10 +75,16 @@ class LogConsumer:
             "group_id": group,
             "session_timeout_ms": session_ms,
             "heartbeat_interval_ms": session_ms // 5,
+            "request_timeout_ms": session_ms,
+            # How long a rebalance waits for a member, and a little longer a member for its answer: 5 minutes as it comes, all of which a
+            # connection that swallowed the answer costs. We poll far more often than this.
+            "max_poll_interval_ms": 2 * session_ms,
         }
         self._topics = tuple(topics)
         self._identities = Identities(topics)
         self._missing: list[str] = []
+        self._idle_since: float | None = None
+        """No partition is ours; infinity once that was told."""
         self._windows = Windows(water)
         self._lock = threading.Lock()
         """Guards the windows: the client tells of revoked partitions in a thread of its own."""
@@ -233,7 +241,9 @@ class LogConsumer:
         self._look_for_topics(consumer)
         if not ours:
             self._lag = None
+            self._note_idle()
             return
+        self._idle_since = None
         try:
             ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS)
             lag = {one: self._behind(consumer, one, ends[TopicPartition(*one)]) for one in ours}
@@ -246,6 +256,15 @@ class LogConsumer:
         if self._lag is None:
             logger.info("reads %d partitions of the log", len(ours))
         self._lag = {one: max(0, behind) for one, behind in lag.items()}
+
+    def _note_idle(self) -> None:
+        """Said once: others may have them all, or the group does not answer."""
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        elif self._idle_since + IDLE_S <= now:
+            logger.warning("no partition of the log has been given to this process for %.0f s", IDLE_S)
+            self._idle_since = float("inf")
 
     def _look_for_topics(self, consumer: KafkaConsumer) -> None:
         missing = self._identities.missing(consumer)

@@ -20,6 +20,7 @@ from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite, tansu
 from headrace.testing.kafka_member import SESSION_MS
 from headrace.testing.own_topics import delete_before
+from headrace.testing.proxy import proxy_to
 
 PARTITIONS = 4
 
@@ -291,6 +292,40 @@ async def test_a_topic_that_is_missing_is_told_and_not_made(kafka: KafkaSite, ca
         await eventually(told, within=30)
     with closing(KafkaAdminClient(**options)) as admin:
         assert topic not in admin.list_topics()
+
+
+async def test_an_answer_that_is_lost_while_it_joins_costs_seconds(tmp_path: Path) -> None:
+    async with proxy_to("http://127.0.0.1:0") as wire:
+        with tansu(tmp_path / "tansu.log", advertised_port=wire.port) as broker:
+            wire.upstream = f"http://127.0.0.1:{broker.port}"
+            topic = await asyncio.to_thread(Topic, KafkaSite(broker.servers, "wire"))
+            try:
+                await asyncio.to_thread(topic.write, 40)
+                before = wire.accepted
+                async with topic.member() as member, reading(member) as seen:
+
+                    async def connected() -> bool:
+                        return wire.accepted >= before + 2  # the second one to the coordinator
+
+                    await eventually(connected, within=20, pause=0.01)
+                    # Brokers hold back the answer for seconds, lest more members come.
+                    await asyncio.sleep(1.0)
+                    assert not member.standing.in_flight
+                    assert not seen
+                    wire.silent = True
+
+                    async def swallowed() -> bool:
+                        return wire.swallowed > 1
+
+                    await eventually(swallowed, within=20)
+                    wire.silent = False
+
+                    async def all_seen() -> bool:
+                        return set(seen) == topic.values
+
+                    await eventually(all_seen, within=10 * SESSION_MS / 1_000, pause=0.05)
+            finally:
+                await asyncio.to_thread(topic.close)
 
 
 async def test_closing_while_the_broker_is_away_takes_seconds() -> None:
