@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from headrace.errors import LogUnavailable
 from headrace.kafka.lenient import open_consumer
@@ -25,7 +25,11 @@ class LogReader:
         self._options = options
 
     async def read(self, topic: str, *, since_ms: int = 0) -> AsyncIterator[list[LogRecord]]:
-        """All that the topic holds now, of records since `since_ms`, a topic that does not exist being empty. Raises LogUnavailable."""
+        """All that the topic holds now, of records since `since_ms`.
+
+        Raises LogUnavailable, of a topic that does not exist too: a broker that has just started may not know yet what it has, and what was
+        not seen must not be taken for empty.
+        """
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="kafka-reader") as thread:  # which owns the client
             reading = _Reading()
@@ -64,7 +68,7 @@ class _Reading:
         )
         partitions = [TopicPartition(topic, number) for number in sorted(self._consumer.partitions_for_topic(topic) or ())]
         if not partitions:
-            return
+            raise UnknownTopicOrPartitionError(f"there is no topic {topic}; `headrace kafka init` makes what is missing")
         self._consumer.assign(partitions)
         starts = self._starts(partitions, since_ms)
         ends = self._consumer.end_offsets(partitions, timeout_ms=ANSWER_MS)

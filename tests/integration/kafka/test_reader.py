@@ -4,13 +4,26 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
+from headrace.errors import LogUnavailable
 from headrace.kafka.address import Address
 from headrace.kafka.producer import LogProducer
 from headrace.kafka.reader import LogReader
 from headrace.kafka.topics import Shape, create
-from headrace.testing.kafka import tansu
+from headrace.testing.kafka import KafkaSite, tansu
 
 TOPIC = "t"
+
+
+async def test_a_topic_that_is_missing_is_not_an_empty_one(kafka: KafkaSite) -> None:
+    """A store that was lost would be told to have all that the log held."""
+    topic = f"{kafka.prefix}.missing"
+    reader = LogReader({"bootstrap_servers": kafka.servers.split(",")})
+    with pytest.raises(LogUnavailable, match=f"there is no topic {topic}"):
+        await anext(reader.read(topic))
+    create(Address(servers=tuple(kafka.servers.split(","))), [Shape(name=topic, partitions=1, replicas=-1, configs={})])
+    assert [batch async for batch in reader.read(topic)] == []
 
 
 async def test_who_leaves_does_not_wait_for_a_silent_broker(tmp_path: Path) -> None:
