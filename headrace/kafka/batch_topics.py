@@ -40,5 +40,5 @@ class KafkaBatchTopics:
 
     @asynccontextmanager
     async def writing(self, topic: str) -> AsyncIterator[LogProducer]:
-        async with LogProducer(self._address, [topic], timeout_s=self._timeout_s) as log:
+        async with LogProducer(self._address, [topic], timeout_s=self._timeout_s, remedy=", which is its owner's to make") as log:
             yield log

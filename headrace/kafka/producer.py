@@ -38,6 +38,8 @@ ANSWER_S = 2.0
 PAUSE_S = 0.5
 """Between two attempts to reach them."""
 
+INIT_MAKES_THEM = "; `headrace kafka init` makes them"
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -54,11 +56,14 @@ class _Record:
 class LogProducer:
     """Implements RequestLog. `topics` must be there for it to be up."""
 
-    def __init__(self, address: Address, topics: Sequence[str], *, timeout_s: float, held_bytes: int = HELD_BYTES) -> None:
-        """`timeout_s`: the longest that an append takes."""
+    def __init__(
+        self, address: Address, topics: Sequence[str], *, timeout_s: float, held_bytes: int = HELD_BYTES, remedy: str = INIT_MAKES_THEM
+    ) -> None:
+        """`timeout_s`: the longest that an append takes. `remedy`: what to add where a topic is missing."""
         self._address = address
         self._topics = list(topics)
         self._timeout_s = timeout_s
+        self._remedy = remedy
         self._room = Room(held_bytes)
         self._inbox: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         """None wakes the thread."""
@@ -197,7 +202,7 @@ class LogProducer:
         found = {topic["name"]: topic["error_code"] for topic in admin.describe_topics(self._topics)}
         missing = [topic for topic in self._topics if found.get(topic, -1) != 0]
         if missing:
-            raise LogUnavailable(f"it has no topic {', '.join(missing)}; `headrace kafka init` makes them")
+            raise LogUnavailable(f"it has no topic {', '.join(missing)}{self._remedy}")
 
     def _note_up(self) -> None:
         logger.info("%s takes records", self._address)
@@ -236,7 +241,6 @@ class LogProducer:
                 max_block_ms=answer_ms,
                 request_timeout_ms=timeout_ms,
                 delivery_timeout_ms=timeout_ms,
-                allow_auto_create_topics=False,
             )
             try:
                 yield admin, producer

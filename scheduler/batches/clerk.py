@@ -47,7 +47,7 @@ class Clerk:
             hold = Hold(self._resources.batches, lease, self._resources.clock)
             await hold.release(await self._work(hold, until))
         except BatchLeaseLost:
-            logger.info("batch %s was taken over by another clerk", batch_id)
+            logger.info("batch %s was taken over by another clerk, or the state store has lost it", batch_id)
         except (QueueUnavailable, QueueFull) as error:
             logger.warning("batch %s waits for the state store: %s", batch_id, error)
 

@@ -90,7 +90,7 @@ async def run(settings: Settings) -> None:
             take=pump.take,
             now_ms=now_ms,
         )
-        relay = Relay(outbox, queue, sink, topics=topics, prompters=prompters, owner=owner, moved=metrics.moved)
+        relay = Relay(outbox, queue, sink, topics=topics, prompters=prompters, owner=owner, moved=metrics.moved, behind=metrics.behind)
         shift = Shift(rebuilder, pump, membership.join, metrics.recovered)
         logger.info("pumps between %s and the queue", address)
         await asyncio.gather(shift.run(stop), relay.run(stop))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -19,6 +19,9 @@ class PumpMetrics(Collector):
         self._records = Counter("headrace_pump_records_total", "Records of the log that are done.", ["outcome"], registry=self.registry)
         self._relayed = Counter("headrace_relay_records_total", "Records written to the log.", ["topic"], registry=self.registry)
         self._skipped = Counter("headrace_relay_skipped_total", "Ends that are not told: batch lines, purged jobs.", registry=self.registry)
+        self._waiting = Gauge(
+            "headrace_relay_waiting", "Ends that are not in the log yet; no more are counted than 1,000.", registry=self.registry
+        )
         self._recovered = Counter(
             "headrace_recovery_jobs_total", "Jobs that a new store got from the log.", ["kind"], registry=self.registry
         )
@@ -31,6 +34,9 @@ class PumpMetrics(Collector):
         self._relayed.labels("results").inc(moved.results)
         self._relayed.labels("tokens").inc(moved.tokens)
         self._skipped.inc(moved.skipped)
+
+    def behind(self, waiting: int) -> None:
+        self._waiting.set(waiting)
 
     def recovered(self, found: Recovered) -> None:
         for kind in ("ended", "admitted", "known", "others"):

@@ -155,16 +155,21 @@ class Pump:
 
     async def _admit(self, submission: Submission) -> Accepted:
         """Until there is room. A tenant that is full must not hold up the others: its records wait elsewhere."""
+        full: set[type[Exception]] = set()
         while True:
             try:
-                return await self._persist(lambda: self._intake.admit(submission))
+                accepted = await self._persist(lambda: self._intake.admit(submission))
+                self._told -= full
+                return accepted
             except TenantFull as error:
+                full.add(self._tell_once(error))
                 self._slots.release()
                 try:
                     await asyncio.sleep(min(error.retry_after, LONGEST_WAIT_S))
                 finally:
                     await self._slots.acquire()
             except QueueFull as error:
+                full.add(self._tell_once(error))
                 await asyncio.sleep(min(error.retry_after, LONGEST_WAIT_S))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -174,15 +179,19 @@ class Pump:
             try:
                 result = await attempt()
             except (QueueUnavailable, LogUnavailable, ModelUnavailable) as error:
-                met.add(type(error))
-                if type(error) not in self._told:
-                    logger.warning("records wait: %s", error)
-                    self._told.add(type(error))
+                met.add(self._tell_once(error))
                 await asyncio.sleep(RETRY_S)
             else:
                 # Of its own obstacles alone: what others wait for may last.
                 self._told -= met
                 return result
+
+    def _tell_once(self, error: Exception) -> type[Exception]:
+        """The kind of obstacle that was told."""
+        if type(error) not in self._told:
+            logger.warning("records wait: %s", error)
+            self._told.add(type(error))
+        return type(error)
 
 
 def _outcome(accepted: Accepted) -> str:

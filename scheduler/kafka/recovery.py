@@ -81,6 +81,7 @@ class Rebuilder:
         """None: somebody else is at it. Raises QueueUnavailable, LogUnavailable, and then has to be run again."""
         if not await self._hold():
             return None
+        logger.info("the state store is new, or was lost: it is filled from the log, which is not read any further meanwhile")
         found, last = Recovered(), await self._intake.generation()
         # As far back as they go: what has ended must be known of every request that the log still has.
         async for batch in self._held(self._archive.read(self._topics.results)):

@@ -27,6 +27,9 @@ from scheduler.kafka.log_ports import Sink
 LEASE_MS = 10_000
 LOOK_S = 0.1
 RETRY_S = 1.0
+COUNT_S = 2.0
+"""Between two looks how many ends wait."""
+MOST_COUNTED = 1_000
 _PAGE = 64
 """Answers rendered and written before the cursor moves on."""
 _ASKED = 256
@@ -64,8 +67,9 @@ class Relay:
         prompters: Prompters,
         owner: str,
         moved: Callable[[Moved], None],
+        behind: Callable[[int], None],
     ) -> None:
-        """`owner` names this relay among all; `moved` is told of every look."""
+        """`owner` names this relay among all; `moved` is told of every look, `behind` how many ends wait, up to MOST_COUNTED a shard."""
         self._outbox = outbox
         self._queue = queue
         self._sink = sink
@@ -73,6 +77,8 @@ class Relay:
         self._prompters = prompters
         self._owner = owner
         self._moved = moved
+        self._behind = behind
+        self._count_at = 0.0
         self._told = False
         self._cursors: dict[int, int] = {}
         """By shard, the page that is next of those who ask for tokens."""
@@ -90,8 +96,18 @@ class Relay:
                     logger.warning("results wait: %s", error)
                 self._told = True
                 pause = RETRY_S
+            await self._count()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
+
+    async def _count(self) -> None:
+        """In an outage of the log too: that is when they grow."""
+        now = asyncio.get_running_loop().time()
+        if now < self._count_at:
+            return
+        self._count_at = now + COUNT_S
+        with contextlib.suppress(QueueUnavailable):
+            self._behind(await self._outbox.waiting(MOST_COUNTED))
 
     async def look(self) -> Moved:
         """A page of every shard. Raises QueueUnavailable, LogUnavailable, ModelUnavailable: then it is looked at again."""

@@ -140,6 +140,7 @@ async def relay(stage: KafkaStage) -> None:
             prompters=lambda _: WordPrompter(),
             owner=f"relay-{os.getpid()}",
             moved=lambda _: None,
+            behind=lambda _: None,
         )
         for _ in range(PATIENCE):
             with suppress(QueueUnavailable, LogUnavailable):

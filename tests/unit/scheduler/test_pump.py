@@ -39,8 +39,8 @@ class Log:
 
 
 class Site:
-    def __init__(self) -> None:
-        self.bench = MemoryBench(QueueLimits())
+    def __init__(self, limits: QueueLimits = QueueLimits()) -> None:  # noqa: B008 - it is frozen
+        self.bench = MemoryBench(limits)
         self.log = Log()
         self.loads = True
         self.asked = 0
@@ -103,6 +103,26 @@ async def test_an_accepted_request_of_a_shard_that_is_no_more_is_a_dead_letter(s
     assert elsewhere.request.id in site.log.reasons[0]
     here = site.bench.submission()
     assert await site.pump.take(site.record(encode_accepted(here), topic=TOPICS.accepted)) == "admitted"
+
+
+async def test_what_waits_for_room_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.kafka.pump.LONGEST_WAIT_S", 0.001)
+    site = Site(QueueLimits(max_live_jobs=1))
+    first = site.bench.submission()
+    assert await site.pump.take(site.record(encode_accepted(first), topic=TOPICS.accepted)) == "admitted"
+    others = [site.record(encode_accepted(site.bench.submission()), topic=TOPICS.accepted) for _ in range(3)]
+    waiting = [asyncio.create_task(site.pump.take(record)) for record in others]
+
+    async def told() -> bool:
+        return bool(caplog.records)
+
+    await eventually(told)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    [line] = caplog.records
+    assert line.getMessage().startswith("records wait: ")
+    assert "limit is 1" in line.getMessage()
 
 
 async def test_an_outage_is_told_once_while_others_pass(
