@@ -22,7 +22,6 @@ from headrace.errors import (
     RequestError,
     RequestTooLarge,
     SchemaUnknown,
-    TenantFull,
 )
 from headrace.ids import is_in_shards
 from headrace.kafka.log_record import LogRecord
@@ -154,20 +153,13 @@ class Pump:
         await self._persist(lambda: self._sink.append(topic, out.key, out.value, out.headers))
 
     async def _admit(self, submission: Submission) -> Accepted:
-        """Until there is room. A tenant that is full must not hold up the others: its records wait elsewhere."""
+        """Until there is room. (No bound of its tenant refuses it: who waits here holds up what is behind it in its partition.)"""
         full: set[type[Exception]] = set()
         while True:
             try:
                 accepted = await self._persist(lambda: self._intake.admit(submission))
                 self._told -= full
                 return accepted
-            except TenantFull as error:
-                full.add(self._tell_once(error))
-                self._slots.release()
-                try:
-                    await asyncio.sleep(min(error.retry_after, LONGEST_WAIT_S))
-                finally:
-                    await self._slots.acquire()
             except QueueFull as error:
                 full.add(self._tell_once(error))
                 await asyncio.sleep(min(error.retry_after, LONGEST_WAIT_S))
