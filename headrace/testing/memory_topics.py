@@ -1,6 +1,6 @@
 """Topics in memory, for batches that are fed from one and answered to another."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -35,6 +35,10 @@ class MemoryTopics:
     granted: frozenset[tuple[str, str]] = frozenset()
     first: int = 0
     down: bool = False
+    waited: Callable[[], Awaitable[object]] | None = None
+    """What passes until somebody knows that it is down."""
+    asked: int = 0
+    """How often it was read from, or was to be."""
     largest: int = 1 << 20
     told: dict[str, list[Told]] = field(default_factory=dict)
     """Of each topic that exists to be written to."""
@@ -55,6 +59,9 @@ class MemoryTopics:
         return {number: Bounds(self.first, self.first + len(one)) for number, one in enumerate(self.topics.get(topic, []))}
 
     async def read(self, topic: str, span: Span) -> AsyncGenerator[list[LogRecord], None]:
+        self.asked += 1
+        if self.down and self.waited is not None:
+            await self.waited()
         self._check()
         there = self.topics[topic][span.partition]
         if there and there[0].offset > span.start:

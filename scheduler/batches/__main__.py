@@ -17,6 +17,7 @@ from headrace.wire.served import served_prompters
 from scheduler.batches.clerk import Clerk
 from scheduler.batches.desk import Desk
 from scheduler.batches.resources import Resources
+from scheduler.batches.rest import Rest
 from scheduler.batches.sweep import sweep
 from scheduler.batches.tasks import OFFICE
 from scheduler.batches.validate import InputLimits
@@ -38,6 +39,7 @@ class BatchOffice:
         self._desk = desk
         self._blobs = FolderBlobs(settings.files_dir)
         self._journals = Journals()
+        self._rest = Rest()
         self._stopped = threading.Event()
         self._prompters = served_prompters(settings)
 
@@ -92,6 +94,7 @@ class BatchOffice:
                 clock=time.monotonic,
                 now_ms=lambda: time.time_ns() // 1_000_000,
                 topics=registries.topics,
+                rest=self._rest,
             )
 
 

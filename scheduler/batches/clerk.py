@@ -53,7 +53,7 @@ class Clerk:
 
     async def _work(self, hold: Hold, until: Callable[[], bool]) -> int:
         """Returns in how many milliseconds there is more to do."""
-        batch_id = hold.batch.new.id
+        batch_id, began = hold.batch.new.id, self._resources.clock()
         workspace = Workspace(self._resources.root, batch_id)
         try:
             if hold.batch.status is BatchStatus.VALIDATING:
@@ -64,6 +64,7 @@ class Clerk:
             logger.warning("batch %s waits for its model: %s", batch_id, error)
             return MODEL_RETRY_MS
         except LogUnavailable as error:
+            self._resources.rest.note(error, began=began, now=self._resources.clock())
             logger.warning("batch %s waits for Kafka: %s", batch_id, error)
             return LOG_RETRY_MS
         except OSError as error:

@@ -1,13 +1,14 @@
 """What work on batches takes, made once per process or task by whoever composes it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.batch_ports import BatchWork, BlobStore, FileRegistry
 from headrace.files.journals import Journals
 from headrace.ports import JobQueue
 from headrace.wire.prompter import Prompters
+from scheduler.batches.rest import Rest
 from scheduler.batches.topic_ports import TopicLog
 from scheduler.batches.validate import InputLimits
 
@@ -30,3 +31,5 @@ class Resources:
     """Unix milliseconds."""
     topics: TopicLog | None = None
     """None: there is no Kafka."""
+    rest: Rest = field(default_factory=Rest)
+    """From Kafka; of the process."""

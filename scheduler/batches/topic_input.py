@@ -101,6 +101,7 @@ async def copy_input(resources: Resources, hold: Hold, source: TopicRange) -> Co
     """Make the batch's input file. Raises InputRefused, LogUnavailable, BatchLeaseLost, QueueUnavailable, OSError."""
     if resources.topics is None:
         raise LogUnavailable("this clerk has no Kafka: HEADRACE_QUEUE_URL is not set")
+    resources.rest.check(resources.clock())
     scratch = resources.blobs.scratch()
     try:
         copied = await _copy(resources.topics, resources.limits, hold, source, scratch)

@@ -55,6 +55,8 @@ class Teller:
 
         Raises LogUnavailable, BatchLeaseLost, QueueUnavailable, OSError.
         """
+        # Not within: it is given up for what this topic does, and not for what another has told of the brokers.
+        self._resources.rest.check(self._resources.clock())
         try:
             await self._tell(topic)
         except LogUnavailable as error:

@@ -29,6 +29,7 @@ from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompters
 from scheduler.batches.clerk import Clerk
 from scheduler.batches.resources import Resources
+from scheduler.batches.rest import Rest
 from scheduler.batches.sweep import sweep
 from scheduler.batches.validate import InputLimits
 
@@ -57,6 +58,7 @@ class Site:
     pace: Pace
     prompters: Prompters = lambda _model: PROMPTER
     topics: MemoryTopics = field(default_factory=MemoryTopics)
+    rest: Rest = field(default_factory=Rest)
 
     async def upload(self, content: bytes) -> str:
         scratch = self.blobs.scratch()
@@ -88,6 +90,7 @@ class Site:
             clock=lambda: self.registries.now_ms / 1_000,
             now_ms=lambda: self.registries.now_ms,
             topics=cut.watch(self.topics),
+            rest=self.rest,
         )
 
     async def batch(self, batch_id: str) -> Batch:

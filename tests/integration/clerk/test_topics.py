@@ -1,6 +1,7 @@
 """Batches that are fed from a topic and answered to one: the same files as ever, and every line's result in the topic."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from headrace.testing.cut import Cut, Killed, Pause
 from headrace.testing.memory_topics import MemoryTopics, record
 from scheduler.batches.hold import LEASE_MS
 from scheduler.batches.lines import Index
+from scheduler.batches.rest import LONG_S, REST_S
 from scheduler.batches.topic_output import PAGE, PATIENCE_MS
 from tests.integration.clerk.site import LINES, TENANT, WINDOW_MS, Site, check_complete, line, turns
 
@@ -143,6 +145,35 @@ async def test_without_kafka_it_waits(site: Site) -> None:
     assert list(site.root.glob("scratch/*")) == []
     site.topics.down = False
     check_told(site, await site.finish(batch_id), most=1)
+
+
+async def test_who_has_waited_for_brokers_leaves_them_alone_for_a_while(site: Site) -> None:
+    """A clerk has one batch at a time: it must not wait once for each of those that cannot go on."""
+    site.topics.fill(IN, values(0))
+    site.topics.told[OUT] = []
+    batches = [await create(site) for _ in range(3)]
+    site.topics.down = True
+    site.topics.waited = partial(site.registries.advance, int(LONG_S * 1_000))
+    for batch_id in batches:
+        await site.work(batch_id, Cut())
+    assert site.topics.asked == 1
+    await site.registries.advance(int(REST_S * 1_000))
+    await site.work(batches[0], Cut())
+    assert site.topics.asked == 2
+    site.topics.down = False
+    for batch_id in batches:
+        assert (await site.finish(batch_id)).status is BatchStatus.COMPLETED
+    assert sorted(one.headers["headrace-batch"] for one in site.topics.told[OUT]) == sorted(batches)
+
+
+async def test_a_topic_that_is_missing_keeps_nobody_from_the_others(site: Site) -> None:
+    site.topics.fill(IN, values(0))
+    batches = [await create(site) for _ in range(3)]
+    site.topics.down = True
+    site.topics.waited = partial(site.registries.advance, int(LONG_S * 1_000) - 1)
+    for batch_id in batches:
+        await site.work(batch_id, Cut())
+    assert site.topics.asked == 3
 
 
 async def test_the_files_do_not_wait_for_the_topic(site: Site) -> None:
