@@ -177,7 +177,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Memory of the KV cache; it never grows. On a CPU more than the machine or its control group has is refused.",
     )
-    block_size: int = Field(16, ge=8, multiple_of=4, description="Tokens per KV block.")
+    block_size: int = Field(16, ge=4, multiple_of=4, description="Tokens per KV block.")
     worker_name: str = Field(default_factory=socket.gethostname, description="Prefix of the worker ids of this host.")
 
     # Scheduler

@@ -4,10 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-LEAST_BLOCK = 8
-"""Tokens. For blocks of 4 and heads of 64 numbers the attention that numba compiles is right in the process that compiled it, and answers
-with zeros where it is loaded from disk. Why was not found out; blocks of 8, 12, 16 and more are right in both."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
@@ -29,14 +25,12 @@ class EngineConfig:
     kv_memory_mb: int = 1024
     """Memory of the KV cache, fixed for life."""
     block_size: int = 16
-    """Tokens in one block of it; a multiple of 4, which is how many keys the CPU kernel takes at a time, and at least LEAST_BLOCK."""
+    """Tokens in one block of it; a multiple of 4, which is how many keys the CPU kernel takes at a time."""
 
     def __post_init__(self) -> None:
         for name in ("max_running", "token_budget", "kv_memory_mb", "block_size"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.block_size < LEAST_BLOCK:
-            raise ValueError(f"block_size must be at least {LEAST_BLOCK}, got {self.block_size}")
         if self.block_size % 4:
             raise ValueError(f"block_size must be a multiple of 4, got {self.block_size}")

@@ -161,7 +161,7 @@ def test_prompts_in_small_chunks(demo_model: Path, reference: Reference) -> None
 
 
 def test_a_pool_so_small_that_sequences_are_preempted(demo_model: Path, reference: Reference) -> None:
-    engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=12, block_size=8))
+    engine = PagedEngine(EngineConfig(model=demo_model, kv_memory_mb=12, block_size=4))
     engine.open()
     answers = {i: Answer([]) for i in range(PROMPTS)}
     for i in answers:

@@ -46,6 +46,32 @@ if most:
 from workers.engine.cpu.rows import RmsNorm, gelu_tanh_and_mul
 print(RmsNorm(torch.ones(8), 0.0)(np.full((1, 8), 3, np.float32))[0, 0], gelu_tanh_and_mul(np.zeros((1, 16), np.float32))[0, 0])
 """
+COMPARE = """
+import torch
+from workers.engine.activations import tensor_of
+from workers.engine.attention import Batch, Heads, LayerKind, TorchAttention
+from workers.engine.cpu.attention import CpuAttention
+from workers.engine.cpu.linear import FloatLinear, Int8Linear
+from workers.engine.kv_cache import KvCache
+
+count, positions = 37, torch.arange(37)
+for heads, size, dtype in ((Heads(9, 3, 64), 4, torch.float32), (Heads(4, 2, 12), 4, torch.float16)):
+    torch.manual_seed(0)
+    qkv, angles, outs = torch.randn(count, heads.qkv_width), torch.rand(count, heads.dim // 2) * 6, []
+    for kind in (CpuAttention, TorchAttention):
+        cache = KvCache(
+            layers=1, blocks=10, block_size=size, kv_heads=heads.kv, head_dim=heads.dim, slots=1, blocks_per_slot=10,
+            device=torch.device("cpu"), dtype=dtype,
+        )
+        cache.assign(0, 0, list(range(9, 9 - -(-count // size), -1)))
+        attention = kind(cache, heads, [LayerKind(0.2)])
+        attention.begin(Batch(positions, positions, (0,), (0,), (count,), positions), [(angles.cos(), angles.sin())])
+        outs.append(tensor_of(attention(0, qkv.clone() if kind is TorchAttention else qkv.numpy().copy())))
+    print(f"attention off by {(outs[0] - outs[1]).norm() / outs[1].norm():.2f}")
+x, weight = torch.randn(37, 64), torch.randn(40, 64)
+for kind in (FloatLinear, Int8Linear):
+    print(f"product off by {(tensor_of(kind(weight, None)(x.numpy())) - x @ weight.T).norm() / (x @ weight.T).norm():.1f}")
+"""
 RIGHT = "1.0 0.0\n"
 WITHOUT = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2"}
 """A processor of before AVX2."""
@@ -100,6 +126,17 @@ def test_where_nothing_can_be_kept_it_is_said_and_kernels_work(tmp_path: Path, c
         NUMBA_CACHE_DIR=str(blocked),
     )
     assert (result.stdout, result.returncode) == (RIGHT, 0), result.stderr
+
+
+def test_what_is_loaded_computes_as_what_was_compiled(tmp_path: Path) -> None:
+    """It is other code: LLVM optimizes once more what it keeps. Where it could not tell what an address points into it left work out."""
+    right = "attention off by 0.00\n" * 2 + "product off by 0.0\n" * 2
+    compiled = run(COMPARE, NUMBA_CACHE_DIR=str(tmp_path))
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.kernel")}
+    loaded = run(COMPARE, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (compiled.stdout, loaded.stdout) == (right, right), compiled.stderr + loaded.stderr
+    assert len(kept) == 4
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.kernel")}
 
 
 def test_a_full_disk_costs_what_was_not_kept(tmp_path: Path) -> None:

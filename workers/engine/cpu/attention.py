@@ -15,7 +15,7 @@ from torch import Tensor
 from workers.engine.attention import Batch, Heads, LayerKind, Rotation
 from workers.engine.cpu.compiled import THREADS, inlined, kernel, set_threads
 from workers.engine.cpu.numbers import LOG2E, power_of_2, put
-from workers.engine.cpu.tile import product
+from workers.engine.cpu.tile import address, product
 from workers.engine.kv_cache import KvCache
 
 _TILE = 8
@@ -196,17 +196,17 @@ def _build_kernel(query_heads: int, kv_heads: int, dim: int, size: int, half: bo
                 for span in range(first // pages * pages, last + 1, pages):
                     begin, end = max(span, first), min(span + pages, last + 1)
                     for b in range(begin, end):
-                        k = keys.ctypes.data + (tables[tile[3], b] * kv_heads + head) * dim * size * number
+                        k = address(keys, (tables[tile[3], b] * kv_heads + head) * dim * size * number)
                         product(
-                            key_rows, key_vectors, key_lanes, half, rows, dim, size, queries.ctypes.data, dim * 4, k, size * number,
-                            key_vectors * key_lanes * number, scores.ctypes.data + (b - span) * size * 4, pages * size * 4, 0,
+                            key_rows, key_vectors, key_lanes, half, rows, dim, size, address(queries, 0), dim * 4, k, size * number,
+                            key_vectors * key_lanes * number, address(scores, (b - span) * size * 4), pages * size * 4, 0,
                         )  # fmt: skip
                     _weigh_all(tile, span, scores, state, sums, group, size, window)
                     for b in range(begin, end):
-                        v = values.ctypes.data + (tables[tile[3], b] * kv_heads + head) * dim * size * number
+                        v = address(values, (tables[tile[3], b] * kv_heads + head) * dim * size * number)
                         product(
-                            value_rows, value_vectors, value_lanes, half, rows, size, dim, scores.ctypes.data + (b - span) * size * 4,
-                            pages * size * 4, v, dim * number, value_vectors * value_lanes * number, sums.ctypes.data, dim * 4, 1,
+                            value_rows, value_vectors, value_lanes, half, rows, size, dim, address(scores, (b - span) * size * 4),
+                            pages * size * 4, v, dim * number, value_vectors * value_lanes * number, address(sums, 0), dim * 4, 1,
                         )  # fmt: skip
                 _end(tile, head, sums, state, out, group, dim)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workers.engine.cpu.compiled import THREADS, inlined, kernel, take_threads
 from workers.engine.cpu.numbers import INFINITY_BITS, NO_SIGN, float_of_bits
-from workers.engine.cpu.tile import LANES, product, product_int8
+from workers.engine.cpu.tile import LANES, address, product, product_int8
 
 # Tiles: with so many sums, 12 each, and what is multiplied, the 16 registers of AVX2 are full. 4 × 3 loads least for each product, but
 # weights in 8 bits need a register more to be widened.
@@ -92,16 +92,16 @@ def _float_product(x: Any, weight: Any, out: Any, most: Any) -> None:
         begin, end = strips * thread // threads, strips * (thread + 1) // threads
         for first in range(0, rows, _TOGETHER):
             count = min(_TOGETHER, rows - first)
-            a, b = x.ctypes.data + first * depth * 4, weight.ctypes.data + begin * depth * _FLOAT_STRIP * 4
+            a, b = address(x, first * depth * 4), address(weight, begin * depth * _FLOAT_STRIP * 4)
             product(
                 _FLOAT_ROWS, _FLOAT_VECTORS, LANES, False, count, depth, (min(end, whole) - begin) * _FLOAT_STRIP, a, depth * 4,
-                b, _FLOAT_STRIP * 4, depth * _FLOAT_STRIP * 4, out.ctypes.data + (first * width + begin * _FLOAT_STRIP) * 4, width * 4, 0,
+                b, _FLOAT_STRIP * 4, depth * _FLOAT_STRIP * 4, address(out, (first * width + begin * _FLOAT_STRIP) * 4), width * 4, 0,
             )  # fmt: skip
             if end > whole:
-                b = weight.ctypes.data + whole * depth * _FLOAT_STRIP * 4
+                b = address(weight, whole * depth * _FLOAT_STRIP * 4)
                 product(
                     _FLOAT_ROWS, _FLOAT_VECTORS, LANES, False, count, depth, _FLOAT_STRIP, a, depth * 4, b, _FLOAT_STRIP * 4, 0,
-                    rest.ctypes.data, _FLOAT_STRIP * 4, 0,
+                    address(rest, 0), _FLOAT_STRIP * 4, 0,
                 )  # fmt: skip
                 out[first : first + count, whole * _FLOAT_STRIP :] = rest[:count, : width - whole * _FLOAT_STRIP]
 
@@ -137,16 +137,16 @@ def _int8_product(x: Any, weight: Any, scales: Any, greatest: Any, out: Any, mos
         begin, end = strips * thread // threads, strips * (thread + 1) // threads
         for first in range(0, rows, _TOGETHER):
             count = min(_TOGETHER, rows - first)
-            a, b = integers.ctypes.data + first * pairs * 4, weight.ctypes.data + begin * pairs * _INT8_STRIP * 2
+            a, b = address(integers, first * pairs * 4), address(weight, begin * pairs * _INT8_STRIP * 2)
             product_int8(
                 _INT8_ROWS, _INT8_VECTORS, count, pairs, (min(end, whole) - begin) * _INT8_STRIP, a, pairs * 4, b, pairs * _INT8_STRIP * 2,
-                out.ctypes.data + (first * width + begin * _INT8_STRIP) * 4, width * 4, row_scales.ctypes.data + first * 4,
-                scales.ctypes.data + begin * _INT8_STRIP * 4,
+                address(out, (first * width + begin * _INT8_STRIP) * 4), width * 4, address(row_scales, first * 4),
+                address(scales, begin * _INT8_STRIP * 4),
             )  # fmt: skip
             if end > whole:
                 product_int8(
                     _INT8_ROWS, _INT8_VECTORS, count, pairs, _INT8_STRIP, a, pairs * 4,
-                    weight.ctypes.data + whole * pairs * _INT8_STRIP * 2, 0, rest.ctypes.data, _INT8_STRIP * 4,
-                    row_scales.ctypes.data + first * 4, scales.ctypes.data + whole * _INT8_STRIP * 4,
+                    address(weight, whole * pairs * _INT8_STRIP * 2), 0, address(rest, 0), _INT8_STRIP * 4,
+                    address(row_scales, first * 4), address(scales, whole * _INT8_STRIP * 4),
                 )  # fmt: skip
                 out[first : first + count, whole * _INT8_STRIP :] = rest[:count, : width - whole * _INT8_STRIP]

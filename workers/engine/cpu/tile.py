@@ -26,11 +26,26 @@ LANES = 8
 
 
 @intrinsic
+def address(_typing: Any, array: Any, offset: Any) -> Any:
+    """Where an array's memory begins, and so many bytes behind it.
+
+    A pointer, and not the integer that numba's `ctypes.data` is: LLVM makes of integers addresses relative to a null pointer when it writes
+    machine code, and takes those for impossible when it optimizes that same code again, as numba has it do for what is kept on disk.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        return builder.gep(builder.bitcast(data, _I8.as_pointer()), [arguments[1]], source_etype=_I8)
+
+    return types.voidptr(array, types.intp), generate
+
+
+@intrinsic
 def product(
     _typing: Any, most_rows: Any, vectors: Any, lanes: Any, half: Any, _rows: Any, _depth: Any, _columns: Any, _a: Any, _a_row: Any,
     _b: Any, _b_row: Any, _b_strip: Any, _c: Any, _c_row: Any, _add: Any,
 ) -> Any:  # fmt: skip
-    """c = a · b, or c += a · b where `add` is not 0, in float32. `a`, `b`, `c` are addresses, `..._row` bytes from one row to the next.
+    """c = a · b, or c += a · b where `add` is not 0, in float32. `a`, `b`, `c` are of `address`, `..._row` bytes from one row to the next.
 
     The `columns`, a multiple of `vectors` · `lanes`, are computed in strips of so many; the part of `b` for a strip is `b_strip` bytes
     behind that of the one before. `half`: the numbers of `b` have 16 bits. `most_rows`, `vectors`, `lanes` and `half` are constants.
@@ -65,8 +80,9 @@ def product(
         code.tiles(tile, columns=columns, strip=width * lane_count, rows=rows, sizes=_sizes(rows_at_once))
         return _context.get_dummy_value()
 
-    numbers = [types.intp] * 11
-    return types.void(most_rows, vectors, lanes, half, *numbers), generate
+    place, number = types.voidptr, types.intp
+    factors = (number, number, number, place, number, place, number, number, place, number, number)
+    return types.void(most_rows, vectors, lanes, half, *factors), generate
 
 
 @intrinsic
@@ -109,8 +125,9 @@ def product_int8(
         code.tiles(tile, columns=columns, strip=width * LANES, rows=rows, sizes=range(rows_at_once, 0, -1))
         return _context.get_dummy_value()
 
-    numbers = [types.intp] * 11
-    return types.void(most_rows, vectors, *numbers), generate
+    place, number = types.voidptr, types.intp
+    factors = (number, number, number, place, number, place, number, place, number, place, place)
+    return types.void(most_rows, vectors, *factors), generate
 
 
 def _sizes(most: int) -> list[int]:
@@ -131,7 +148,7 @@ class _Code:
     def at(self, address: Any, index: Any, stride: Any) -> Any:
         """address + index · stride, the latter two in Python's integers or the code's."""
         index, stride = (_I64(one) if isinstance(one, int) else one for one in (index, stride))
-        return self._builder.add(address, self._builder.mul(index, stride))
+        return self._builder.gep(address, [self._builder.mul(index, stride)], source_etype=_I8)
 
     def rows(self, address: Any, stride: Any, count: int) -> list[Any]:
         return [self.at(address, i, stride) for i in range(count)]
@@ -147,7 +164,7 @@ class _Code:
                 self._builder.store(value(i, j), one)
 
     def load(self, address: Any, kind: Any) -> Any:
-        value = self._builder.load(self._builder.inttoptr(address, kind.as_pointer()))
+        value = self._builder.load(self._builder.bitcast(address, kind.as_pointer()))
         value.align = 1
         return value
 
@@ -157,7 +174,7 @@ class _Code:
         return self._builder.fpext(self.load(address, ir.VectorType(_F16, self._lanes)), self.floats)
 
     def store(self, value: Any, address: Any) -> None:
-        self._builder.store(value, self._builder.inttoptr(address, value.type.as_pointer())).align = 1
+        self._builder.store(value, self._builder.bitcast(address, value.type.as_pointer())).align = 1
 
     def splat(self, number: Any) -> Any:
         """A vector of so many times the same number."""
