@@ -45,3 +45,5 @@ class LogEntry:
     """One for each prompt token but the first, if the request asked for them: with the first tokens of each choice."""
     end: State | None = None
     reason: str = ""
+    cached_tokens: int | None = None
+    """Of an end marker: as the job's appends have told it. None: none did."""

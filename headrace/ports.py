@@ -219,6 +219,9 @@ class Append:
     choice: int = 0
     logprobs: tuple[Logprobs, ...] = ()
     prompt_logprobs: tuple[Logprobs, ...] = ()
+    cached_tokens: int | None = None
+    """Tokens of the prompt that the engine found computed when it began the job's first choice. None: not told. Of a job the first that is
+    told is kept, whatever later attempts find, and stands in its end marker."""
 
 
 @dataclass(frozen=True, slots=True)

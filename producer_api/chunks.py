@@ -54,7 +54,7 @@ def entry_events(request: Request, entry: LogEntry, committed: int, spelling: Sp
     reasons = enumerate(finish_reasons(request, entry))
     datas = [_chunk(request, [_choice(request, index, "", None, reason)]) for index, reason in reasons]
     if request.include_usage:
-        datas.append(_chunk(request, [], usage(request, committed)))
+        datas.append(_chunk(request, [], usage(request, committed, entry.cached_tokens)))
     datas.append(DONE)
     return [_event(entry, k, data) for k, data in enumerate(datas)]
 

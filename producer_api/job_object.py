@@ -33,7 +33,7 @@ def self_link(job_id: str) -> str:
 
 
 def job_summary(job: Job) -> dict[str, Any]:
-    """A job in a list: all but what takes more than one look at the store (its place in the queue and its text)."""
+    """A job in a list: all but what takes more than one look at the store (its place in the queue, its text, its cached tokens)."""
     failed = job.state in TERMINAL and job.state is not State.DONE
     return {
         **receipt(job.request),
@@ -42,7 +42,7 @@ def job_summary(job: Job) -> dict[str, Any]:
         "started_at": _seconds(job.started_ms),
         "ended_at": _seconds(job.ended_ms),
         "deadline_at": _seconds(job.deadline_ms),
-        "usage": usage(job.request, job.committed),
+        "usage": usage(job.request, job.committed, None),
         "error": ended_error(job.state, job.reason) if failed else None,
     }
 
@@ -58,7 +58,7 @@ async def job_object(queue: JobQueue, job: Job, prompters: Prompters) -> dict[st
         **job_summary(job),
         "queue_position": position,
         # The log may have grown since the look at the job; the count goes with the text.
-        "usage": usage(job.request, sum(len(entry.token_ids) for entry in log)),
+        "usage": usage(job.request, sum(len(entry.token_ids) for entry in log), log[-1].cached_tokens if log else None),
         "output_text": "".join(entry.text for entry in log if entry.choice == 0),
         "result": await render_answer(job.request, log, prompters) if job.state is State.DONE else None,
     }

@@ -70,6 +70,8 @@ class Holding:
                 choice=choice_of(delta),
                 logprobs=delta.logprobs,
                 prompt_logprobs=delta.prompt_logprobs,
+                # The others wait for the first one's prompt and find all of it: what that spared is no news to whoever asked for several.
+                cached_tokens=delta.cached_tokens if choice_of(delta) == 0 else None,
             )
             appends.append(append)
             start += len(append.token_ids)

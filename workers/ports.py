@@ -54,6 +54,9 @@ class Delta:
     prompt_logprobs: tuple[Logprobs, ...] = ()
     """One for each prompt token but the first, where `sampling.prompt_logprobs` is set: with the first token that is generated, so never of
     a request with `committed_ids`."""
+    cached_tokens: int | None = None
+    """How many of the prompt's tokens needed no computing when the request first got a place, for what others had left in the engine's
+    cache. Told where prompt logprobs are; None elsewhere, and of an engine that does not know."""
     finish: FinishReason | None = None
     fault: Fault | None = None
     """Of an ERROR. None: the request can never run, as `error` says."""

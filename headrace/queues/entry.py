@@ -1,6 +1,7 @@
 """A log entry in the store. Its id is the position; fields `end` and `why` make an end marker of it. Else field `d` holds [choice, token
 ids, text], then, where there are any, the log-probabilities of these tokens and those of the prompt. Readers of version 1 know the first
-three, and never read the log of a job that has more.
+three, and never read the log of a job that has more. An end marker has `cached` where a worker has told it; readers pass over fields that
+they do not know.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,13 @@ def decode_entry(entry: tuple[bytes, dict[bytes, bytes]]) -> LogEntry:
     epoch, n = name.split(b"-")
     position = LogPosition(int(epoch), int(n))
     if b"end" in fields:
-        return LogEntry(position=position, end=State(fields[b"end"].decode()), reason=fields[b"why"].decode())
+        cached = fields.get(b"cached")
+        return LogEntry(
+            position=position,
+            end=State(fields[b"end"].decode()),
+            reason=fields[b"why"].decode(),
+            cached_tokens=None if cached is None else int(cached),
+        )
     return _decode_append(position, fields[b"d"])
 
 

@@ -10,10 +10,11 @@
 --
 --   P job:<id>                    HASH    state, reason; epoch, released (last epoch given back); n (tokens committed), n0 (n at claim);
 --                                         crash, exp; owner; cancel (reason, if asked for); lane, model, tenant, key, hash; prompt, cost;
---                                         arrival (us); accepted, started, ended, deadline (ms); withheld (1 until it is admitted)
+--                                         arrival (us); accepted, started, ended, deadline (ms); withheld (1 until it is admitted);
+--                                         cached (tokens of the prompt, if a worker has told)
 --   P body:<id>                   STRING  the request; apart from the hash, as it is large and never changes
---   P log:<id>                    STREAM  <epoch>-<n>: field d, or the end marker: fields end, why. Redis itself refuses an id that is not
---                                         above the last one, so no stale epoch could ever write behind a newer one
+--   P log:<id>                    STREAM  <epoch>-<n>: field d, or the end marker: fields end, why, and cached if the job has it. Redis itself
+--                                         refuses an id that is not above the last one, so no stale epoch could ever write behind a newer one
 --   P q:<lane>:<#model>:<model>:<tenant>  ZSET  queued ids by arrival, which they keep when requeued
 --   P vt:<lane>:<model>           ZSET    waiting tenants by virtual tokens served      (headrace/testing/queue/fairness.py)
 --   P idle:<lane>:<model>         ZSET    tenants that do not wait but are ahead of all that do
@@ -238,8 +239,10 @@ local function terminate(P, id, state, why, t)
   redis.call('HSET', job, 'state', state, 'reason', why, 'ended', t)
   uncount(P, id, t)
   redis.call('HINCRBY', P .. 'counters', tally(state, why), 1)
-  local f = redis.call('HMGET', job, 'epoch', 'n', 'tenant')
-  redis.call('XADD', P .. 'log:' .. id, f[1] .. '-' .. (f[2] + 1), 'end', state, 'why', why)
+  local f = redis.call('HMGET', job, 'epoch', 'n', 'tenant', 'cached')
+  local marker = {'end', state, 'why', why}
+  if f[4] then marker[5], marker[6] = 'cached', f[4] end
+  redis.call('XADD', P .. 'log:' .. id, f[1] .. '-' .. (f[2] + 1), unpack(marker))
   redis.call('XADD', P .. 'outbox', '*', 'id', id, 'tenant', f[3], 'state', state, 'why', why)
   redis.call('ZADD', P .. 'ended', t, id)
   redis.call('PUBLISH', 'headrace:wake', id)

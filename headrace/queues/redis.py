@@ -183,9 +183,10 @@ class RedisQueue(RedisIntake):
         rules.check_appends(appends)
 
         def arguments(one: Append) -> Command:
-            return one.job_id, one.epoch, one.start, len(one.token_ids), encode_append(one)
+            cached = "" if one.cached_tokens is None else one.cached_tokens
+            return one.job_id, one.epoch, one.start, len(one.token_ids), encode_append(one), cached
 
-        return await self._verdicts("append", appends, arguments)
+        return await self._verdicts("commit", appends, arguments)
 
     async def renew(self, held: Sequence[Held], lease_ms: int) -> list[Verdict]:
         return await self._verdicts("renew", held, lambda one: (one.job_id, one.epoch), lease_ms)

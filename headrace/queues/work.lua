@@ -106,10 +106,10 @@ local function peek(K, A)
   return out
 end
 
--- id epoch start count data ... -> verdict...
-local function append(K, A)
+-- id epoch start count data cached ... -> verdict...   `cached` is empty where it is not told; of a job it is kept as it was told first.
+local function commit(K, A)
   local P, t, out, rung, seen = K[1], now_ms(), {}, {}, {}
-  for i = 1, #A, 5 do
+  for i = 1, #A, 6 do
     local id, epoch, start = A[i], A[i + 1], tonumber(A[i + 2])
     local job = held(P, id, epoch)
     local log, n = P .. 'log:' .. id, start + A[i + 3]
@@ -119,6 +119,7 @@ local function append(K, A)
     elseif start == job.n then
       redis.call('XADD', log, entry, 'd', A[i + 4])
       redis.call('HSET', P .. 'job:' .. id, 'n', n)
+      if A[i + 5] ~= '' then redis.call('HSETNX', P .. 'job:' .. id, 'cached', A[i + 5]) end
       if not seen[id] then rung[#rung + 1], seen[id] = id, true end
       out[#out + 1] = advice(job, t)
     else
@@ -129,6 +130,16 @@ local function append(K, A)
   end
   if #rung > 0 then redis.call('PUBLISH', 'headrace:wake', table.concat(rung, ' ')) end
   return out
+end
+
+-- id epoch start count data ... -> verdict...   For workers that know nothing of `cached`.
+local function append(K, A)
+  local told = {}
+  for i = 1, #A, 5 do
+    for j = i, i + 4 do told[#told + 1] = A[j] end
+    told[#told + 1] = ''
+  end
+  return commit(K, told)
 end
 
 -- lease_ms id epoch ... -> verdict...
@@ -205,6 +216,7 @@ end
 
 register('peek', peek, 'no-writes')
 register('claim', claim, 'allow-oom')
+register('commit', commit, 'allow-oom')
 register('append', append, 'allow-oom')
 register('renew', renew, 'allow-oom')
 register('finish', finish, 'allow-oom')

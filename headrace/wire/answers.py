@@ -33,7 +33,8 @@ def whole_answer(request: Request, entries: Sequence[LogEntry], spelling: Spelli
         _choice(request, index, [entry for entry in tokens if entry.choice == index], reason, spelling)
         for index, reason in enumerate(finish_reasons(request, end))
     ]
-    return answer_object(request, kind, choices) | {"usage": usage(request, sum(len(entry.token_ids) for entry in tokens))}
+    used = usage(request, sum(len(entry.token_ids) for entry in tokens), end.cached_tokens)
+    return answer_object(request, kind, choices) | {"usage": used}
 
 
 def _choice(request: Request, index: int, own: Sequence[LogEntry], reason: str, spelling: Spelling | None) -> dict[str, Any]:
@@ -54,13 +55,15 @@ def finish_reasons(request: Request, end: LogEntry) -> list[str]:
     return end.reason.split(",") if request.sampling.n > 1 else [end.reason]
 
 
-def usage(request: Request, completion_tokens: int) -> dict[str, Any]:
+def usage(request: Request, completion_tokens: int, cached_tokens: int | None) -> dict[str, Any]:
+    """`cached_tokens` as in an end marker; what is not known is not told, as 0 would say that nothing was spared."""
     prompt_tokens = len(request.prompt_ids)
+    cached = {} if cached_tokens is None else {"cached_tokens": cached_tokens}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "prompt_tokens_details": {**cached, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,

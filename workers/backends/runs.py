@@ -24,6 +24,8 @@ class Portion:
     token_ids: Sequence[int]
     logprobs: Sequence[Logprobs] = ()
     prompt_logprobs: Sequence[Logprobs] = ()
+    cached_tokens: int | None = None
+    """Tokens of what the source was given that it had computed before, if it knows; with the first portion."""
 
 
 @dataclass(slots=True, eq=False)
@@ -117,6 +119,8 @@ class Runs:
                     text=shown.text,
                     logprobs=tuple(portion.logprobs[place : place + 1]),
                     prompt_logprobs=() if place else tuple(portion.prompt_logprobs),
+                    # Of what is generated on behind committed tokens the source's number counts those as well.
+                    cached_tokens=portion.cached_tokens if len(run.generated) == 1 else None,
                     finish=shown.finish,
                 )
             )
@@ -165,6 +169,7 @@ class Runs:
                 text=earlier.text + delta.text,
                 logprobs=earlier.logprobs + delta.logprobs,
                 prompt_logprobs=earlier.prompt_logprobs + delta.prompt_logprobs,
+                cached_tokens=earlier.cached_tokens,
             )
         self._deltas[delta.request_id] = delta
 

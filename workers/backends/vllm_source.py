@@ -6,6 +6,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -64,7 +65,9 @@ class VllmSource:
         return int((cache.num_gpu_blocks or 0) * cache.block_size)
 
     async def generate(self, task: Task) -> AsyncIterator[Portion]:
-        prompt = {"prompt_token_ids": task.tokens}
+        prompt: TokensPrompt = {"prompt_token_ids": task.tokens}
+        if task.request.tenant:
+            prompt["cache_salt"] = task.request.tenant  # how much lies in the cache must not tell one tenant what another has asked
         outputs = self._engine.generate(prompt, self._params(task), task.name, priority=task.request.priority)
         count = task.request.sampling.logprobs or 0
         prompt_logprobs: Sequence[Logprobs] = ()
@@ -74,7 +77,8 @@ class VllmSource:
                     prompt_logprobs = _logprobs(task.tokens[1:], output.prompt_logprobs[1:], count)
                 [completion] = output.outputs
                 if completion.token_ids:
-                    yield Portion(completion.token_ids, _logprobs(completion.token_ids, completion.logprobs or (), count), prompt_logprobs)
+                    logprobs = _logprobs(completion.token_ids, completion.logprobs or (), count)
+                    yield Portion(completion.token_ids, logprobs, prompt_logprobs, output.num_cached_tokens)
                     prompt_logprobs = ()
         except (VLLMClientError, ValueError) as error:
             raise RunFailed(None, f"vLLM refuses the request: {error}") from error

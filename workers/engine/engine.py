@@ -232,6 +232,7 @@ class PagedEngine:
             text=shown.text,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            cached_tokens=sequence.cached if sequence.generated == 1 else None,
             finish=shown.finish,
         )
 

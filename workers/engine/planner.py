@@ -227,6 +227,8 @@ class Planner:
             sequence.slot = self._free_slots.pop()
             sequence.entered = [node.number for node in found]
             sequence.computed = len(found) * self._block_size
+            if sequence.cached is None:  # what it finds after a preemption may be its own
+                sequence.cached = sequence.computed
             self._running.append(sequence)
             self._running.sort(key=_urgency)
             filled = [node.block for node in found]

@@ -37,6 +37,8 @@ class Sequence:
     """Of the prompt's tokens computed so far, but the first; None if nobody asks, or once they were told."""
     computed: int = 0
     """Known tokens whose keys and values lie in the cache. A step moves it towards len(tokens); a preemption back to 0."""
+    cached: int | None = None
+    """`computed` when it was first admitted: what lay in the cache of others. None before."""
     blocks: list[int] = field(default_factory=list)
     """Block b holds tokens [b · block_size, (b + 1) · block_size)."""
     entered: list[int] = field(default_factory=list)

@@ -309,7 +309,8 @@ class MemoryQueue(MemoryIntake):
         job.state, job.reason, job.ended_ms, job.worker = state, reason, self._clock(), ""
         job.lease_due = job.delay_due = job.viewer_due = None
         self._meters.leave(job.tenant, job.cost, job.ended_ms)
-        job.log.append(LogEntry(position=LogPosition(job.epoch, job.committed + 1), end=state, reason=reason))
+        position = LogPosition(job.epoch, job.committed + 1)
+        job.log.append(LogEntry(position=position, end=state, reason=reason, cached_tokens=job.cached_tokens))
         self._endings[state, fault_of(reason)[0] if state is State.FAILED else None] += 1
         self.outbox.append(Ended(job.ended_ms, job.id, job.tenant, state, reason))
         self._log_bells.ring([job.id])

@@ -53,6 +53,7 @@ class Record:
     worker: str = ""
     committed: int = 0
     committed_at_claim: int = 0
+    cached_tokens: int | None = None
     crashes: int = 0
     expiries: int = 0
     cancel: str = ""
@@ -112,6 +113,8 @@ class Record:
             return entry in self.log
         self.log.append(entry)
         self.committed = position.n
+        if self.cached_tokens is None:
+            self.cached_tokens = append.cached_tokens
         return True
 
     def behind(self, after: LogPosition, limit: int) -> list[LogEntry]:
