@@ -28,6 +28,8 @@ class Capabilities:
     greedy ones alone; sampled ones go on with fresh numbers, which the seed determines all the same."""
     batch_invariant: bool = False
     """A request's tokens can be had independent of its company."""
+    cached_tokens: bool = False
+    """It tells how much of a prompt it found computed."""
     lacks: frozenset[str] = frozenset()
     """Fields of `Sampling` that must have their defaults."""
 
@@ -49,12 +51,12 @@ class Capabilities:
 CAPABILITIES: Mapping[str, Capabilities] = {
     one.engine: one
     for one in (
-        Capabilities(engine="paged", batch_invariant=True),
+        Capabilities(engine="paged", batch_invariant=True, cached_tokens=True),
         Capabilities(engine="scripted", priority=False, batch_invariant=True, lacks=frozenset({"prompt_logprobs"})),
         # Sampled by the same code as paged, but it tells nothing of the prompt's logits.
         Capabilities(engine="transformers", lacks=frozenset({"prompt_logprobs"})),
         # These count tokens since the run began, so they would forget what was generated before a resumption.
-        Capabilities(engine="vllm", exact_resume=False, lacks=frozenset({"presence_penalty", "frequency_penalty"})),
+        Capabilities(engine="vllm", exact_resume=False, cached_tokens=True, lacks=frozenset({"presence_penalty", "frequency_penalty"})),
         Capabilities(
             engine="openai",
             exact_resume=False,

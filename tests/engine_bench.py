@@ -34,6 +34,8 @@ class Answer:
     text: str = ""
     logprobs: list[Logprobs] = field(default_factory=list)
     prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list, compare=False)
+    """What was told of it; depends on what ran before."""
     end: Delta | None = field(default=None, compare=False)
     """How it ended; what came with the end depends on how the tokens were portioned."""
 
@@ -111,6 +113,9 @@ def collect(answers: dict[str, Answer], deltas: list[Delta]) -> None:
         answer.text += delta.text
         answer.logprobs += delta.logprobs
         answer.prompt_logprobs += delta.prompt_logprobs
+        if delta.cached_tokens is not None:
+            assert len(answer.ids) == len(delta.token_ids), "told behind the first token"
+            answer.cached.append(delta.cached_tokens)
         answer.end = delta if delta.finish else None
 
 

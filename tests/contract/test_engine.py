@@ -189,6 +189,18 @@ def test_a_resumed_draw_is_the_unbroken_one(subject: Subject) -> None:
         assert resumed[0] == whole[10:]
 
 
+def test_what_of_a_prompt_was_computed_before_is_told_with_the_first_token(subject: Subject) -> None:
+    prompt = tuple(i * 11 % 60 for i in range(200))  # longer than anybody's block
+    first, again, other = (subject.answer(ask(prompt=prompt, tenant=tenant)) for tenant in ("curious", "curious", "another"))
+    resumed = subject.answer(ask(prompt=prompt, tenant="curious", committed_ids=tuple(first.ids[:3])))
+    if not subject.can.cached_tokens:
+        assert [answer.cached for answer in (first, again, other, resumed)] == [[]] * 4
+        return
+    assert (first.cached, other.cached, resumed.cached) == ([0], [0], [])
+    [found] = again.cached
+    assert 0 < found < len(prompt)
+
+
 def test_stats_tell_how_it_stands(subject: Subject) -> None:
     before = subject.engine.stats()
     assert before.device

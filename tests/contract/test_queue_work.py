@@ -237,6 +237,38 @@ class TestEnd:
         assert await bench.outbox() == [Outcome(job_id, "alice", end, "because")]
         assert (await bench.queue.load()).cost == 0
 
+    async def test_the_end_marker_has_the_cached_tokens_that_were_told_first(self, bench: Bench) -> None:
+        job_id = await bench.submit()
+        await bench.claim()
+        await bench.append(job_id, 1, 0)
+        told = Append(job_id=job_id, epoch=1, start=1, token_ids=(1,), text="", cached_tokens=0)
+        for append in (told, told, replace(told, start=9, cached_tokens=1), replace(told, start=2, cached_tokens=2)):
+            await bench.queue.append([append])
+        await bench.release(job_id, 1)
+        [claim] = await bench.claim()
+        later = Append(job_id=job_id, epoch=claim.epoch, start=3, token_ids=(1,), text="", cached_tokens=3)
+        assert await bench.queue.append([replace(told, start=3, cached_tokens=4), later]) == [Verdict.FENCED, Verdict.OK]
+        await bench.finish(job_id, claim.epoch, 4)
+        log = await bench.queue.read_log("alice", job_id, START, 10)
+        assert [entry.cached_tokens for entry in log] == [None, None, None, None, 0]
+
+    async def test_whoever_ends_it_the_cached_tokens_are_in_the_marker(self, bench: Bench) -> None:
+        job_id = await bench.submit()
+        await bench.claim()
+        await bench.queue.append([Append(job_id=job_id, epoch=1, start=0, token_ids=(1,), text="", cached_tokens=64)])
+        await bench.release(job_id, 1)
+        await bench.queue.cancel("alice", job_id)
+        [*_, end] = await bench.queue.read_log("alice", job_id, START, 10)
+        assert (end.end, end.cached_tokens) == (State.CANCELLED, 64)
+
+    async def test_cached_tokens_that_nobody_told_are_unknown(self, bench: Bench) -> None:
+        job_id = await bench.submit()
+        await bench.claim()
+        await bench.append(job_id, 1, 0)
+        await bench.finish(job_id, 1, 1)
+        [*_, end] = await bench.queue.read_log("alice", job_id, START, 10)
+        assert (end.end, end.cached_tokens) == (State.DONE, None)
+
     async def test_the_first_finish_wins(self, bench: Bench) -> None:
         job_id = await bench.submit()
         await bench.claim()

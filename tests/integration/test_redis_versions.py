@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from headrace.cursor import START
+from headrace.ports import Append, Verdict
+from headrace.queues.entry import encode_append
 from headrace.queues.redis import RedisQueue
 from headrace.queues.rules import QueueLimits
 from headrace.queues.server import Library
@@ -57,6 +60,16 @@ def before_logs() -> Library:
     return replace(library, text="\n".join(lines))
 
 
+def before_cached() -> Library:
+    """The functions as they were before workers told what of a prompt was cached."""
+    library = read_library()
+    text = library.text
+    for piece in ("register('commit', commit, 'allow-oom')\n", "  if f[4] then marker[5], marker[6] = 'cached', f[4] end\n"):
+        assert text.count(piece) == 1
+        text = text.replace(piece, "")
+    return replace(library, text=text)
+
+
 @pytest.fixture
 async def raw(valkey: Store) -> AsyncIterator[Any]:
     async with Redis.from_url(valkey.url, protocol=2) as client:
@@ -92,6 +105,35 @@ async def test_reports_of_older_and_newer_workers_are_read(queue: RedisQueue, ra
         await raw.execute_command("FCALL", "headrace_1_report", 1, "headrace:{00}:", worker, report, 60_000)
     read = [(status.worker, status.standby, status.dtype, status.waiting) for status in await queue.workers()]
     assert read == [("new", True, "int8", 2), ("old", False, None, None)]
+
+
+async def test_older_workers_append_beside_those_that_tell_cached_tokens(valkey: Store, queue: RedisQueue, raw: Any) -> None:
+    """Whatever functions the store has by then."""
+    on_bench = Shorthands(queue)
+    job_id = await on_bench.submit()
+    [claim] = await on_bench.claim()
+    told = Append(job_id=job_id, epoch=claim.epoch, start=0, token_ids=(7,), text="a", cached_tokens=64)
+    old = await RedisQueue.connect(valkey.url, library=before_cached())
+    assert await queue.append([told]) == [Verdict.OK]
+    await old.aclose()
+    data = encode_append(replace(told, token_ids=(8,)))
+    assert await raw.execute_command("FCALL", "headrace_1_append", 1, "headrace:{00}:", job_id, claim.epoch, 1, 1, data) == [b"ok"]
+    assert await queue.append([replace(told, start=2, cached_tokens=0)]) == [Verdict.OK]
+    await on_bench.finish(job_id, claim.epoch, 3)
+    [first, second, _, end] = await queue.read_log("alice", job_id, START, 10)
+    assert (first.token_ids, second.token_ids, end.cached_tokens) == ((7,), (8,), 64)
+
+
+async def test_an_end_that_older_functions_wrote_tells_no_cached_tokens(valkey: Store, queue: RedisQueue) -> None:
+    on_bench = Shorthands(queue)
+    job_id = await on_bench.submit()
+    [claim] = await on_bench.claim()
+    await queue.append([Append(job_id=job_id, epoch=claim.epoch, start=0, token_ids=(7,), text="a", cached_tokens=64)])
+    old = await RedisQueue.connect(valkey.url, library=before_cached())
+    await on_bench.finish(job_id, claim.epoch, 1)
+    [_, end] = await queue.read_log("alice", job_id, START, 10)
+    assert (end.end, end.cached_tokens) == (State.DONE, None)
+    await old.aclose()
 
 
 async def test_what_is_withheld_is_safe_from_older_functions(valkey: Store, queue: RedisQueue) -> None:

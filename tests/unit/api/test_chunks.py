@@ -26,8 +26,8 @@ def tokens(text: str, *, position: LogPosition = POSITION, count: int = 1) -> Lo
     return LogEntry(position=position, token_ids=tuple(range(count)), text=text)
 
 
-def end(state: State = State.DONE, reason: str = "stop", position: LogPosition = POSITION) -> LogEntry:
-    return LogEntry(position=position, end=state, reason=reason)
+def end(state: State = State.DONE, reason: str = "stop", position: LogPosition = POSITION, cached_tokens: int | None = None) -> LogEntry:
+    return LogEntry(position=position, end=state, reason=reason, cached_tokens=cached_tokens)
 
 
 def parsed(event: Event) -> Any:
@@ -113,6 +113,15 @@ def test_whole_answer_joins_the_log(endpoint: Endpoint) -> None:
     assert (choice["message"]["content"] if endpoint is Endpoint.CHAT else choice["text"]) == "Hello"
     assert choice["finish_reason"] == "length"
     assert answer["usage"].items() >= {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}.items()
+
+
+@pytest.mark.parametrize(("cached", "told"), [(64, {"cached_tokens": 64}), (0, {"cached_tokens": 0}), (None, {})])
+def test_usage_tells_cached_tokens_where_they_are_known(cached: int | None, told: dict[str, int]) -> None:
+    request = make_request(include_usage=True)
+    answer = whole_answer(request, [tokens("a"), end(cached_tokens=cached)], None)
+    *_, last, _ = entry_events(request, end(cached_tokens=cached), 1, None)
+    assert answer["usage"]["prompt_tokens_details"] == {"audio_tokens": 0, **told}
+    assert parsed(last)["usage"] == answer["usage"]
 
 
 def test_job_id_is_found_in_an_answers_id() -> None:

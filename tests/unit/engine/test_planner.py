@@ -244,6 +244,27 @@ def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
     assert shape(advance(planner)) == {"a": (8, 2, True)}
 
 
+def test_only_what_lay_there_at_first_counts_as_cached() -> None:
+    planner = make_planner(blocks=8, max_running=1, prefix_cache=True)
+    add(planner, "a", 9, priority=1)
+    assert planner["a"].cached is None
+    advance(planner)
+    add(planner, "urgent", 9, max_tokens=1)
+    assert advance(planner).preempted == ("a",)
+    assert planner["urgent"].cached == 2 * BLOCK
+    planner.remove("urgent")
+    assert shape(advance(planner)) == {"a": (8, 2, True)}
+    assert planner["a"].cached == 0  # what it has found since it computed itself
+
+
+def test_without_a_cache_nothing_is_cached() -> None:
+    planner = make_planner()
+    for name in "ab":
+        add(planner, name, 9)
+        advance(planner)
+        assert planner[name].cached == 0
+
+
 def test_choices_of_one_request_compute_its_prompt_once() -> None:
     planner = make_planner(token_budget=8, prefix_cache=True)
     for name in "abc":

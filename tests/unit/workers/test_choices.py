@@ -1,6 +1,7 @@
 """A job with several choices: one lease and one log, a sequence for each, and what ends the whole."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from headrace.testing.eventually import eventually
 from headrace.testing.queue.memory import MemoryQueue
 from tests.at_work import GatedEngine, InlineEngine, ended, has_committed, log_of, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to, logprobs_of, text_of, token_at
-from workers.ports import Delta, FinishReason
+from workers.ports import Delta, EngineRequest, FinishReason
 
 PROMPT = (1, 2, 3)
 
@@ -59,6 +60,36 @@ async def test_logprobs_go_into_the_log_beside_their_tokens() -> None:
         await ended(queue, request)
     for entry in await log_of(queue, request):
         assert entry.logprobs == logprobs_of(entry.token_ids, 2)
+
+
+class KnowingEngine(GatedEngine):
+    """Of choice c it had 10 · c + 7 tokens in its cache, and 100 more with every engine made since."""
+
+    def __init__(self, life: int) -> None:
+        super().__init__()
+        self._found: dict[str, int] = {}
+        self._life = life
+
+    def add(self, request: EngineRequest) -> None:
+        self._found[request.request_id] = 7 + 10 * request.choice + 100 * self._life
+        super().add(request)
+
+    def step(self, timeout: float) -> list[Delta]:
+        return [replace(delta, cached_tokens=self._found.pop(delta.request_id, None)) for delta in super().step(timeout)]
+
+
+async def test_the_prompt_is_as_cached_as_the_first_choice_found_it() -> None:
+    """Whatever the others find, and whoever goes on."""
+    queue, request = MemoryQueue(clock=ManualClock()), make_request(prompt_ids=PROMPT, max_tokens=4, n=3)
+    await queue.accept(make_submission(request))
+    for life, steps in enumerate((1, 9)):
+        engine = KnowingEngine(life)
+        engine.allowed = steps
+        async with working(queue, engine, name=f"w{life}"):
+            await eventually(partial(has_committed, queue, request, 3 if life == 0 else 12))
+    await ended(queue, request)
+    [*_, end] = await log_of(queue, request)
+    assert (end.end, end.cached_tokens) == (State.DONE, 7)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -171,3 +171,14 @@ def test_a_deltas_log_probabilities_are_those_of_its_tokens(runs: Runs) -> None:
     assert delta.token_ids == (1, 2, 63)
     assert delta.logprobs == tuple(told)
     assert delta.prompt_logprobs == (Logprobs(-9.0),)
+
+
+async def knowing(task: Task) -> AsyncIterator[Portion]:
+    yield Portion([len(task.committed), 1], cached_tokens=len(task.tokens) - 1)
+    yield Portion(range(9), cached_tokens=99)
+
+
+def test_cached_tokens_are_told_once_and_not_of_an_answer_that_goes_on(subject: Subject, source: Source) -> None:
+    source.how |= {"new": knowing, "resumed": knowing}
+    answers = subject.run(request("new"), request("resumed", committed_ids=(0, 1)))
+    assert (answers["new"].cached, answers["resumed"].cached) == ([len(PROMPT) - 1], [])
