@@ -48,6 +48,11 @@ class GatedEngine(ScriptedEngine):
         return super().step(timeout)
 
 
+def new_worker(queue: WorkQueue, engine: EngineThread, name: str, *, lease: float = 5.0, drain_call: float = 0.75) -> Worker:
+    timing = Timing(lease=lease, idle=0.01, retry_first=0.001, retry_longest=0.001, drain_call=drain_call)
+    return Worker(name=name, model=MODEL, queue=queue, engine=engine, timing=timing, clock=asyncio.get_running_loop().time)
+
+
 @asynccontextmanager
 async def working(
     queue: WorkQueue,
@@ -59,14 +64,7 @@ async def working(
     thread: type[EngineThread] = EngineThread,
 ) -> AsyncIterator[Worker]:
     engine_thread = thread(engine)
-    worker = Worker(
-        name=name,
-        model=MODEL,
-        queue=queue,
-        engine=engine_thread,
-        timing=Timing(lease=lease, idle=0.01, retry_first=0.001, retry_longest=0.001, drain_call=drain_call),
-        clock=asyncio.get_running_loop().time,
-    )
+    worker = new_worker(queue, engine_thread, name, lease=lease, drain_call=drain_call)
     running = asyncio.ensure_future(worker.run())
     try:
         yield worker

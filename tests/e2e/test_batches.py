@@ -5,19 +5,12 @@ from collections.abc import Callable
 
 import openai
 import orjson
-import pytest
 from openai.types import Batch
 
 from headrace.model_folder import DEMO_MODEL
-from headrace.testing.tree import Tree
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 WITHIN_S = 150.0
-
-
-@pytest.fixture
-def client(tree: Tree) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{tree.url}/v1", api_key="unused")
 
 
 def lines(count: int, *, max_tokens: int) -> bytes:

@@ -1,6 +1,5 @@
 """The official client, unchanged, against a real model."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -12,13 +11,6 @@ from headrace.testing.tree import ENGINE, Tree
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
-
-
-@pytest.fixture
-def client(tree: Tree) -> Iterator[OpenAI]:
-    tree.wait_until_ready()
-    with OpenAI(base_url=f"{tree.url}/v1", api_key="unused", timeout=60) as made:
-        yield made
 
 
 def test_models(client: OpenAI) -> None:

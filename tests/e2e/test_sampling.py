@@ -1,10 +1,8 @@
 """Choices, biases and log-probabilities by the official client from a real model, its engine killed on the way."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from openai import OpenAI
 
 from headrace.model_folder import DEMO_MODEL
@@ -13,13 +11,6 @@ from headrace.tokenizer import Tokenizer
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
-
-
-@pytest.fixture
-def client(tree: Tree) -> Iterator[OpenAI]:
-    tree.wait_until_ready()
-    with OpenAI(base_url=f"{tree.url}/v1", api_key="unused", timeout=60) as made:
-        yield made
 
 
 def test_choices_of_a_seed_differ_and_repeat(client: OpenAI) -> None:

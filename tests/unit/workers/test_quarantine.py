@@ -1,8 +1,6 @@
 """The worker loop and jobs that may have taken other workers down."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
 from headrace.cursor import START
@@ -12,14 +10,14 @@ from headrace.state import State
 from headrace.testing.builders import ManualClock, make_request, make_submission
 from headrace.testing.eventually import eventually
 from headrace.testing.queue.memory import MemoryQueue
+from tests.at_work import MODEL, has_committed, is_running, log_of, new_worker, tokens_of, working
 from workers.backends.scripted import ScriptedEngine, answer_to
 from workers.engine_thread import EngineThread
 from workers.ports import Delta, EngineRequest
-from workers.timing import Timing
-from workers.worker import Worker
 
-MODEL = "test-model"
 POISON = 666
+LEASE_S = 0.05
+"""Short, so that a worker soon asks whether it is summoned."""
 
 
 class Killed(Exception):
@@ -51,28 +49,10 @@ class PoisonedEngine(ScriptedEngine):
         return next(company for company in self.companies if job_id in company)
 
 
-def new_worker(queue: MemoryQueue, name: str, engine: EngineThread) -> Worker:
-    timing = Timing(lease=0.05, idle=0.01, retry_first=0.001, retry_longest=0.001)
-    return Worker(name=name, model=MODEL, queue=queue, engine=engine, timing=timing, clock=asyncio.get_running_loop().time)
-
-
-@asynccontextmanager
-async def working(queue: MemoryQueue, engine: ScriptedEngine, name: str = "w") -> AsyncIterator[Worker]:
-    thread = EngineThread(engine)
-    worker = new_worker(queue, name, thread)
-    running = asyncio.ensure_future(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await running
-        thread.close()
-
-
 async def live_and_die(queue: MemoryQueue, name: str) -> PoisonedEngine | None:
     """One life of a worker process under its supervisor. None if it was not killed: nothing poisonous is left for it."""
     thread = EngineThread(engine := PoisonedEngine())
-    running = asyncio.ensure_future(new_worker(queue, name, thread).run())
+    running = asyncio.ensure_future(new_worker(queue, thread, name, lease=LEASE_S).run())
 
     async def over() -> bool:
         return running.done() or all(job.ended_ms is not None for job in await queue.list_jobs("default", after=None, limit=1_000))
@@ -94,14 +74,6 @@ async def state_of(queue: MemoryQueue, request: Request) -> State:
 
 async def done(queue: MemoryQueue, request: Request) -> bool:
     return await state_of(queue, request) is State.DONE
-
-
-async def running(queue: MemoryQueue, request: Request) -> bool:
-    return await state_of(queue, request) is State.RUNNING
-
-
-async def generating(queue: MemoryQueue, request: Request) -> bool:
-    return (await queue.get("default", request.id)).committed > 0
 
 
 async def resumed(queue: MemoryQueue, request: Request) -> bool:
@@ -137,8 +109,7 @@ async def test_64_innocents_in_a_batch_with_poison_all_finish_and_it_alone_is_de
     assert await state_of(queue, poison) is State.DEAD
     for request in innocents:
         assert await done(queue, request)
-        log = await queue.read_log("default", request.id, START, 100)
-        assert tuple(token for entry in log for token in entry.token_ids) == answer_to(request.prompt_ids, 3)
+        assert tokens_of(await log_of(queue, request)) == answer_to(request.prompt_ids, 3)
 
 
 async def take_the_turn(queue: MemoryQueue) -> None:
@@ -153,14 +124,14 @@ async def test_nothing_joins_a_suspect_until_it_has_made_progress() -> None:
     await queue.accept(make_submission(suspect))
     await crash_twice(queue, suspect)
     engine = PoisonedEngine(gated=True)
-    async with working(queue, engine):
-        await eventually(partial(running, queue, suspect))
+    async with working(queue, engine, lease=LEASE_S):
+        await eventually(partial(is_running, queue, suspect))
         await queue.accept(make_submission(other))
         for _ in range(200):
             await asyncio.sleep(0)
-            assert not await running(queue, other)
+            assert not await is_running(queue, other)
         engine.allowed = 10**9
-        await eventually(partial(running, queue, other))
+        await eventually(partial(is_running, queue, other))
 
 
 async def test_a_busy_worker_gives_way_to_a_suspect_and_goes_on_afterwards() -> None:
@@ -174,9 +145,9 @@ async def test_a_busy_worker_gives_way_to_a_suspect_and_goes_on_afterwards() -> 
     engine = PoisonedEngine()
     for request in load:
         await queue.accept(make_submission(request))
-    async with working(queue, engine):
+    async with working(queue, engine, lease=LEASE_S):
         for request in load:
-            await eventually(partial(generating, queue, request))
+            await eventually(partial(has_committed, queue, request, 1))
         assert await state_of(queue, suspect) is State.QUEUED
         clock.advance(2 * TURN_MS)  # now it is anybody's, and the suspect has waited long enough
         await eventually(partial(done, queue, suspect))
@@ -185,7 +156,7 @@ async def test_a_busy_worker_gives_way_to_a_suspect_and_goes_on_afterwards() -> 
             await eventually(partial(resumed, queue, request))
     for request in load:
         log = await queue.read_log("default", request.id, START, 10**6)
-        assert tuple(token for entry in log for token in entry.token_ids) == answer_to(request.prompt_ids, log[-1].position.n)
+        assert tokens_of(log) == answer_to(request.prompt_ids, log[-1].position.n)
 
 
 async def test_suspects_do_not_starve_under_constant_load() -> None:
@@ -207,7 +178,7 @@ async def test_suspects_do_not_starve_under_constant_load() -> None:
             await asyncio.sleep(0)
 
     feeding = asyncio.ensure_future(feed())
-    async with working(queue, ScriptedEngine(max_running=4)):
+    async with working(queue, ScriptedEngine(max_running=4), lease=LEASE_S):
         for request in suspects:
             await eventually(partial(done, queue, request))
         already = [await done(queue, request) for request in load]
