@@ -56,7 +56,7 @@ class Delta:
     a request with `committed_ids`."""
     cached_tokens: int | None = None
     """How many of the prompt's tokens needed no computing when the request first got a place, for what others had left in the engine's
-    cache. Told where prompt logprobs are; None elsewhere, and of an engine that does not know."""
+    cache. Told with the first token that is generated, so never of a request with `committed_ids`. None: not here, or not known."""
     finish: FinishReason | None = None
     fault: Fault | None = None
     """Of an ERROR. None: the request can never run, as `error` says."""

@@ -40,6 +40,8 @@ async def test_chat(client: AsyncOpenAI) -> None:
     assert choice.message.tool_calls is None
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (10, 11, 21)
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens is None, "no worker told it"
     assert answer._request_id
 
 
