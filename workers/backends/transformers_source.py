@@ -122,6 +122,7 @@ class TransformersSource:
             # A draw is made between two steps, from what is known then: neither may be computed ahead nor recorded.
             use_async_batching=False,
             use_cuda_graph=False,
+            allow_block_sharing=False,  # it has no salt: how soon a prompt is answered would tell one tenant what another has asked
         )
         generation = GenerationConfig(do_sample=False, eos_token_id=NO_TOKEN, pad_token_id=0)  # type: ignore[no-untyped-call]  # transformers has none
         self._manager = self._model.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
