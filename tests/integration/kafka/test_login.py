@@ -85,9 +85,13 @@ async def works(settings: Settings) -> None:
 
 
 async def is_refused(settings: Settings, caplog: pytest.LogCaptureFixture, *words: str) -> None:
-    """In time, with all these words, by what the API, the pump and `headrace kafka init` go by."""
     address = address_of(settings)
     assert address is not None
+    await is_kept_out(address, settings, caplog, *words)
+
+
+async def is_kept_out(address: Address, settings: Settings, caplog: pytest.LogCaptureFixture, *words: str) -> None:
+    """In time, with all these words, by what the API, the pump and `headrace kafka init` go by."""
     caplog.set_level(logging.INFO)
     started = time.monotonic()
     async with LogProducer(address, [TOPICS.accepted], timeout_s=5.0) as log:
@@ -151,13 +155,18 @@ async def test_one_of_somebody_else(
         await is_refused(settings, caplog, "mismatch", "HEADRACE_QUEUE_URL")
 
 
-@pytest.mark.parametrize("content", [None, "no certificate"])
+@pytest.mark.parametrize("content", [None, "no certificate"], ids=["gone", "no certificate"])
 async def test_an_authority_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | None) -> None:
+    """One that is not there from the start is a fault of the settings, and told before anybody connects."""
     ca_file = tmp_path / "ca.pem"
-    if content is not None:
-        ca_file.write_text(content)
+    ca_file.write_text(content or "")
     async with behind_tls(tmp_path, None) as servers:
-        await is_refused(settings_of(f"kafka+ssl://{servers}", kafka_ca_file=ca_file), caplog, "HEADRACE_KAFKA_CA_FILE must be a file")
+        settings = settings_of(f"kafka+ssl://{servers}", kafka_ca_file=ca_file)
+        address = address_of(settings)
+        assert address is not None
+        if content is None:
+            ca_file.unlink()
+        await is_kept_out(address, settings, caplog, "HEADRACE_KAFKA_CA_FILE must be a file")
 
 
 async def test_no_tls_where_it_is_asked_for(trusted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
