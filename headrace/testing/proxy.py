@@ -8,6 +8,8 @@ from socket import SO_LINGER, SOL_SOCKET
 from ssl import SSLContext
 from urllib.parse import urlsplit
 
+from headrace.testing.serving import serving, shutting, until_one_ends
+
 _PIECE = 65_536
 _TICKS_PER_S = 50
 
@@ -36,7 +38,7 @@ class Proxy:
         self.accepted = 0
         """Connections so far."""
         self.port = 0
-        self._pipes: set[asyncio.Task[None]] = set()
+        self._wires: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -48,24 +50,24 @@ class Proxy:
         try:
             up_reader, up_writer = await self._connect()
         except OSError:
-            self._close(writer)
+            self._end(writer)
             return
-        requests = asyncio.create_task(self._requests(reader, up_writer))
-        replies = asyncio.create_task(self._replies(up_reader, writer, left))
-        self._pipes |= {requests, replies}
-        await asyncio.wait({requests, replies}, return_when=asyncio.FIRST_COMPLETED)
-        for writer_ in (writer, up_writer):
-            self._close(writer_)
-            with suppress(OSError):
-                await writer_.wait_closed()
-        await asyncio.wait({requests, replies})
-        self._pipes -= {requests, replies}
+        async with shutting(up_writer):
+            wire = asyncio.create_task(until_one_ends(self._requests(reader, up_writer), self._replies(up_reader, writer, left)))
+            self._wires.add(wire)
+            try:
+                await asyncio.wait([wire])
+            finally:
+                self._wires.discard(wire)
+                wire.cancel()
+                await asyncio.gather(wire, return_exceptions=True)
+            for writer_ in (writer, up_writer):
+                self._end(writer_)
 
-    async def aclose(self) -> None:
-        pipes = set(self._pipes)
-        for pipe in pipes:
-            pipe.cancel()
-        await asyncio.gather(*pipes, return_exceptions=True)
+    def cut(self) -> None:
+        """Every connection that stands."""
+        for wire in self._wires:
+            wire.cancel()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if "://" not in self.upstream:
@@ -74,7 +76,7 @@ class Proxy:
         # A small buffer: a reader that is throttled must hold back the server, not fill the proxy.
         return await asyncio.open_connection(where.hostname, where.port, limit=_PIECE)
 
-    def _close(self, writer: asyncio.StreamWriter) -> None:
+    def _end(self, writer: asyncio.StreamWriter) -> None:
         if self.reset and not writer.transport.is_closing():
             writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
@@ -116,11 +118,5 @@ class Proxy:
 async def proxy_to(upstream: str, tls: SSLContext | None = None) -> AsyncIterator[Proxy]:
     """To the path of a Unix socket, or http://host:port. `tls`: what clients are met with."""
     proxy = Proxy(upstream)
-    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0, ssl=tls)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
+    async with serving(proxy.handle, tls) as proxy.port:
         yield proxy
-    finally:
-        server.close()
-        await proxy.aclose()
-        await server.wait_closed()

@@ -17,6 +17,8 @@ from typing import Any
 
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse
 
+from headrace.testing.serving import serving, shutting, until_one_ends
+
 _API_VERSIONS = 18
 _UNSUPPORTED_MECHANISM, _FAILED = 33, 58
 _PIECE = 65_536
@@ -87,31 +89,14 @@ class SaslGate:
         self.port = 0
         self.admitted = 0
         """Connections that logged in."""
-        self._open: set[asyncio.Task[None]] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._open.add(task)
-        writers = [writer]
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
-                writers.append(up_writer)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+            async with shutting(up_writer):
                 if await self._logged_in(reader, writer, up_reader, up_writer):
                     self.admitted += 1
-                    await _join(reader, writer, up_reader, up_writer)
-        finally:
-            for one in writers:
-                one.close()
-            await asyncio.gather(*(one.wait_closed() for one in writers), return_exceptions=True)
-            self._open.discard(task)
-
-    async def aclose(self) -> None:
-        tasks = set(self._open)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                    await until_one_ends(_carry(reader, up_writer), _carry(up_reader, writer))
 
     async def _logged_in(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up_reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter
@@ -158,35 +143,16 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(size)
 
 
-async def _join(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up_reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter
-) -> None:
-    """Until one side has nothing more to say."""
-
-    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(_PIECE):
-                sink.write(data)
-                await sink.drain()
-
-    ways = {asyncio.create_task(carry(reader, up_writer)), asyncio.create_task(carry(up_reader, writer))}
-    try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(_PIECE):
+            sink.write(data)
+            await sink.drain()
 
 
 @asynccontextmanager
 async def sasl_gate(user: str, password: str, mechanism: str, tls: SSLContext | None = None) -> AsyncIterator[SaslGate]:
     """`mechanism`: PLAIN or SCRAM-SHA-512, the one that it has enabled. Its `upstream` is to be set."""
     gate = SaslGate(user, password, mechanism)
-    server = await asyncio.start_server(gate.handle, "127.0.0.1", 0, ssl=tls)
-    gate.port = server.sockets[0].getsockname()[1]
-    try:
+    async with serving(gate.handle, tls) as gate.port:
         yield gate
-    finally:
-        server.close()
-        await gate.aclose()
-        await server.wait_closed()

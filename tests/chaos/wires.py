@@ -93,7 +93,7 @@ async def serve(upstream: str, names: Sequence[str]) -> None:
             command = json.loads(line)
             proxy = proxies[command["wire"]]
             if apply(proxy, command["do"]):
-                await proxy.aclose()
+                proxy.cut()
 
 
 if __name__ == "__main__":
