@@ -83,6 +83,8 @@ class LogConsumer:
         self._topics = tuple(topics)
         self._identities = Identities(topics)
         self._missing: list[str] = []
+        self._remade: set[str] = set()
+        """Topics that are to be read from their beginning once they are ours."""
         self._idle_since: float | None = None
         """No partition is ours; infinity once that was told."""
         self._windows = Windows(water)
@@ -160,6 +162,8 @@ class LogConsumer:
     def _serve(self, consumer: KafkaConsumer) -> None:
         committed_at = looked_at = float("-inf")
         while not self._stop.is_set():
+            # Before what comes is delivered, or low offsets of a new topic would be taken for known.
+            self._look_for_new_topics(consumer)
             self._deliver(self._poll(consumer))
             now = time.monotonic()
             if now - committed_at >= COMMIT_S:
@@ -247,7 +251,8 @@ class LogConsumer:
         try:
             ends = consumer.end_offsets([TopicPartition(*one) for one in ours], timeout_ms=ANSWER_MS)
             lag = {one: self._behind(consumer, one, ends[TopicPartition(*one)]) for one in ours}
-            self._look_for_others(consumer, lag)
+            if shorter := [TopicPartition(*one) for one, behind in lag.items() if behind < 0]:
+                self._begin_anew(consumer, shorter)
         except KafkaError as error:
             if self._lag is not None:
                 logger.warning("the log's broker does not answer: %s", error)
@@ -274,19 +279,25 @@ class LogConsumer:
             logger.info("the topics are there again")
         self._missing = missing
 
-    def _look_for_others(self, consumer: KafkaConsumer, lag: Mapping[Partition, int]) -> None:
-        """Partitions of topics that were made anew since, and, as not every broker tells, those that end before where we are."""
-        anew = self._identities.made_anew(consumer)
-        others = [TopicPartition(*one) for one, behind in lag.items() if behind < 0 or one.topic in anew]
-        if others:
-            self._begin_anew(consumer, others)
+    def _look_for_new_topics(self, consumer: KafkaConsumer) -> None:
+        """Topics that were made again since they were given to us."""
+        self._remade |= self._identities.made_anew(consumer)
+        if not self._remade:
+            return
+        with self._lock:
+            ours = [TopicPartition(*one) for one in self._windows.partitions if one.topic in self._remade]
+        # While a topic is away its partitions are nobody's.
+        if ours:
+            self._begin_anew(consumer, ours)
+            self._remade -= {place.topic for place in ours}
 
     def _behind(self, consumer: KafkaConsumer, one: Partition, end: int) -> int:
-        """Below zero of a partition that ends before where we are. Fetches tell the end too, while the partition is not paused; not every
-        broker counts right when it is asked for ends alone."""
+        """Below zero of a partition that ends before where we are: not every broker refuses to be read there, or tells topics apart.
+        Fetches tell the end too, while the partition is not paused; not every broker counts right when it is asked for ends alone."""
         place = TopicPartition(*one)
         position: int = consumer.position(place, timeout_ms=ANSWER_MS)
-        return max(end, consumer.highwater(place) or 0) - position
+        fetched: int | None = consumer.highwater(place)
+        return max(0, end - position) if fetched is None else max(end, fetched) - position
 
     def _hold_back(self, consumer: KafkaConsumer) -> None:
         """Every time around, as a rebalance forgets what was paused."""
