@@ -40,6 +40,8 @@ RETRY_S = 0.5
 LONGEST_WAIT_S = 5.0
 """Before a full queue is tried again, however long it says it will stay so."""
 OFF_LOOP_BYTES = 16_384
+TRIES = 3
+"""To make sense of a native record, of failures that nobody has foreseen."""
 
 T = TypeVar("T")
 Counted = Callable[[str], None]
@@ -82,6 +84,8 @@ class Pump:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._told: set[type[Exception]] = set()
         """What stands in the way now, and has been said."""
+        self._traced: set[type[Exception]] = set()
+        """Failures that nobody has foreseen, and whose traceback was told."""
 
     async def run(self, source: Source) -> None:
         """Until it is cancelled. What is under way then is delivered again."""
@@ -102,12 +106,13 @@ class Pump:
             if record.partition.topic == self._rules.topics.accepted:
                 return await self._take_accepted(record)
             try:
-                native = read_native(record, self._rules.tenant_of, self._rules.shards)
+                return await self._take_native(record)
             except DeadLetter as error:
                 return await self._bury(record, str(error))
-            return await self._take_native(native, len(record.value or b""))
 
     async def _take_accepted(self, record: LogRecord) -> str:
+        """What nobody has foreseen is raised, and ends the pump, which is started again: this is a promise to somebody who looks for it by
+        its id, and as a dead letter it would be queued to him, and in the end unknown."""
         try:
             submission = _aged(decode_accepted(record.value or b""), self._now_ms() - record.timestamp_ms)
         except SchemaUnknown as error:
@@ -121,10 +126,12 @@ class Pump:
             await self._write(self._rules.topics.results, unkept_record(submission.request, error))
             return "refused"
 
-    async def _take_native(self, native: Native, size: int) -> str:
+    async def _take_native(self, record: LogRecord) -> str:
+        """Raises DeadLetter."""
+        native = await self._understood(lambda: self._read(record))
         try:
             tells_tokens = native.tells_tokens
-            submission = await self._persist(lambda: self._checked(native, size))
+            submission = await self._persist(lambda: self._understood(lambda: self._checked(native, len(record.value or b""))))
             if (traceparent := native.traceparent) is not None:
                 await self._persist(lambda: self._outbox.trace(native.job_id, traceparent, submission.ttl_ms))
             accepted = await self._admit(submission)
@@ -134,6 +141,30 @@ class Pump:
         if tells_tokens:
             await self._persist(lambda: self._outbox.ask(accepted.job_id))
         return _outcome(accepted)
+
+    async def _understood(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What follows from a native record alone. Raises DeadLetter where that fails as nobody has foreseen: it would fail for ever, and
+        for every pump. What store or log raise does not come this way, nor does a disk or a memory that is full: none is the record's."""
+        tries = 0
+        while True:
+            try:
+                return await attempt()
+            except (DeadLetter, RequestError, ModelUnavailable, OSError, MemoryError):
+                raise
+            except Exception as error:
+                tries += 1
+                if tries == TRIES:
+                    self._trace_once(error)
+                    raise DeadLetter(f"could not be processed: {type(error).__name__}") from error
+            await asyncio.sleep(RETRY_S)
+
+    def _trace_once(self, error: Exception) -> None:
+        if type(error) not in self._traced:
+            self._traced.add(type(error))
+            logger.error("what a record asks for cannot be found out, for a reason that nobody has foreseen", exc_info=error)
+
+    async def _read(self, record: LogRecord) -> Native:
+        return read_native(record, self._rules.tenant_of, self._rules.shards)
 
     async def _checked(self, native: Native, size: int) -> Submission:
         arguments = {"now_ms": self._now_ms(), "longest_ms": self._rules.longest_ms}

@@ -11,12 +11,13 @@ from headrace.kafka.log_record import SUBSTITUTE, UNREADABLE, LogRecord
 from headrace.kafka.record import encode_accepted
 from headrace.kafka.topics import MAX_RECORD_BYTES, Topics
 from headrace.kafka.window import Partition
+from headrace.ports import Accepted, Submission
 from headrace.queues.rules import QueueLimits
 from headrace.testing.bench import MemoryBench
 from headrace.testing.eventually import eventually
 from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompter
-from scheduler.kafka.pump import Pump, Rules
+from scheduler.kafka.pump import TRIES, Pump, Rules
 
 TOPICS = Topics("t")
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -43,6 +44,8 @@ class Site:
         self.bench = MemoryBench(limits)
         self.log = Log()
         self.loads = True
+        self.fails: Exception | None = None
+        """What looking at a prompt raises."""
         self.asked = 0
         """How often for the model."""
         self.pump = Pump(
@@ -57,6 +60,8 @@ class Site:
 
     def prompters(self, model: str) -> Prompter:
         self.asked += 1
+        if self.fails is not None:
+            raise self.fails
         if not self.loads:
             raise ModelUnavailable(f"{model} is not there yet")
         return WordPrompter()
@@ -150,3 +155,52 @@ async def test_an_outage_is_told_once_while_others_pass(
     await eventually(told_again)
     site.loads = True
     await again
+
+
+async def test_what_nobody_has_foreseen_of_a_native_record_is_a_dead_letter(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.kafka.pump.RETRY_S", 0.001)
+    site.fails = ZeroDivisionError("nobody has thought of this")
+    assert [await site.pump.take(site.record({"id": name, "body": BODY})) for name in "ab"] == ["dead_letter"] * 2
+    assert site.log.reasons == ["could not be processed: ZeroDivisionError"] * 2
+    assert site.asked == 2 * TRIES
+    assert [line.exc_info is not None and line.exc_info[1] is site.fails for line in caplog.records if line.exc_info] == [True]
+    site.fails = None
+    assert await site.pump.take(site.record({"id": "c", "body": BODY})) == "admitted"
+
+
+async def test_what_passes_costs_no_record(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.kafka.pump.RETRY_S", 0.001)
+    site.fails = ZeroDivisionError()
+    taking = asyncio.create_task(site.pump.take(site.record({"id": "a", "body": BODY})))
+
+    async def asked() -> bool:
+        return site.asked == 1
+
+    await eventually(asked)
+    site.fails = None
+    assert await taking == "admitted"
+    assert site.log.written == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()], ids=["disk", "memory"])
+async def test_what_is_not_the_records_fault_costs_no_record(site: Site, error: Exception) -> None:
+    site.fails = error
+    with pytest.raises(type(error)):
+        await site.pump.take(site.record({"id": "a", "body": BODY}))
+    assert site.log.written == []
+
+
+async def test_what_nobody_has_foreseen_of_a_promise_ends_the_pump_and_costs_no_record(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a store that fails in a way of its own."""
+
+    async def admit(submission: Submission) -> Accepted:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(site.bench.queue, "admit", admit)
+    accepted = site.record(encode_accepted(site.bench.submission()), topic=TOPICS.accepted)
+    for record in (accepted, site.record({"id": "a", "body": BODY})):
+        with pytest.raises(ZeroDivisionError):
+            await site.pump.take(record)
+    assert site.log.written == []
