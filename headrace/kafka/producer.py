@@ -34,7 +34,9 @@ HELD_BYTES = 64 * 1024 * 1024
 PROBE_S = 1.0
 """After so long without a record the brokers are asked whether they are there: /ready must know without requests."""
 ANSWER_S = 2.0
-"""They have this long to answer that."""
+"""They have this long to answer that, at least."""
+ANSWER_SHARE = 0.4
+"""Of the time that an append has: who gives slow brokers more than 5 s gives them more to answer that, too."""
 PAUSE_S = 0.5
 """Between two attempts to reach them."""
 
@@ -63,6 +65,7 @@ class LogProducer:
         self._address = address
         self._topics = list(topics)
         self._timeout_s = timeout_s
+        self._answer_s = max(ANSWER_S, ANSWER_SHARE * timeout_s)
         self._remedy = remedy
         self._room = Room(held_bytes)
         self._inbox: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
@@ -229,7 +232,7 @@ class LogProducer:
     @contextmanager
     def _clients(self) -> Iterator[tuple[Any, Any]]:
         """An admin client, to ask with, and a producer. Raises KafkaError."""
-        answer_ms, timeout_ms = int(ANSWER_S * 1000), int(self._timeout_s * 1000)
+        answer_ms, timeout_ms = int(self._answer_s * 1000), int(self._timeout_s * 1000)
         address = {**self._address.options(), "bootstrap_timeout_ms": answer_ms}
         with open_client(KafkaAdminClient, **address, request_timeout_ms=answer_ms) as admin:
             producer = open_client(
@@ -254,7 +257,7 @@ class LogProducer:
         except KafkaError:
             # What it could not flush keeps its thread running, and there is no other way to tell it.
             producer._sender.force_close()
-            producer._sender.join(ANSWER_S)
+            producer._sender.join(self._answer_s)
 
 
 def _of_the_record(error: KafkaError) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.errors import LogUnavailable, RequestTooLarge
 from headrace.kafka.address import Address, address_of
-from headrace.kafka.producer import LogProducer
+from headrace.kafka.producer import ANSWER_S, LogProducer
 from headrace.kafka.topics import MAX_RECORD_BYTES, Shape, create
 from headrace.testing.eventually import eventually
 from headrace.testing.kafka import KafkaSite, Tansu, read_all, tansu
@@ -193,6 +193,17 @@ async def test_a_wire_that_swallows_everything(tmp_path: Path) -> None:
         proxy.silent = False
         await is_up(producer)
         await producer.append(TOPIC, b"k", b"after")
+
+
+async def test_a_slow_wire_is_up_where_appends_have_the_time(tmp_path: Path) -> None:
+    async with behind_a_proxy(tmp_path) as (proxy, servers):
+        proxy.delay_s = 0.6 * ANSWER_S  # each way: nobody would answer within it
+        async with LogProducer(at(servers), [TOPIC], timeout_s=30.0) as producer:
+            await producer.append(TOPIC, b"k", b"slowly")
+            assert producer.down is None
+            proxy.delay_s = 0.0
+        values = [record.value for record in await asyncio.to_thread(read_all, servers, TOPIC)]
+    assert values == [b"slowly"]
 
 
 async def test_lost_answers_write_nothing_twice_in_one_append(tmp_path: Path) -> None:
