@@ -32,6 +32,7 @@ from headrace.job import LogEntry
 from headrace.ports import Append, Claim, Doorbell, Verdict, WorkQueue
 from headrace.request import Lane
 from headrace.state import State, failure
+from headrace.tally import Tally
 from workers.engine_thread import EngineThread, Outcome
 from workers.failures import Failures
 from workers.holding import Holding, Orders, choice_of, room_left, run_of
@@ -66,6 +67,7 @@ class Worker:
         self._timing = timing
         self._clock = clock
         self._failures = Failures(clock)
+        self._fenced = Tally(clock)
         self._runs: dict[str, Holding] = {}
         self._uncertain: list[Holding] = []
         self._orders = Orders()
@@ -294,7 +296,8 @@ class Worker:
                 logger.error("job %s: the log does not stand where this run left it", holding.request.id)
                 broken.append(holding)
             else:
-                logger.warning("job %s: fenced at epoch %d", holding.request.id, holding.epoch)
+                if (count := self._fenced.count()) is not None:
+                    logger.warning("jobs fenced count=%d, the last is %s at epoch %d", count, holding.request.id, holding.epoch)
                 del self._runs[holding.run_id]
         await self._end(ended)
         await self._give_back(broken, delay=SUSPECT_DELAY_S)

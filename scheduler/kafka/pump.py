@@ -9,6 +9,7 @@ and so do those behind it, as the log stops delivering; nothing is dropped.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -31,6 +32,7 @@ from headrace.kafka.result import Outgoing, dead_letter, refused_record, unkept_
 from headrace.kafka.topics import Topics
 from headrace.outbox_ports import Outbox
 from headrace.ports import Accepted, Intake, Submission
+from headrace.tally import Tally
 from headrace.wire.prompter import Prompters
 from scheduler.kafka.log_ports import Sink, Source
 
@@ -84,6 +86,7 @@ class Pump:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._told: set[type[Exception]] = set()
         """What stands in the way now, and has been said."""
+        self._buried = Tally(time.monotonic)
         self._traced: set[type[Exception]] = set()
         """Failures that nobody has foreseen, and whose traceback was told."""
 
@@ -173,7 +176,9 @@ class Pump:
         return await asyncio.to_thread(submission_of, native, self._prompters, **arguments)
 
     async def _bury(self, record: LogRecord, reason: str) -> str:
-        logger.warning("record %s goes to the dead letters: %s", record.place, reason)
+        # One client can write thousands; each says itself where it was and why.
+        if (count := self._buried.count()) is not None:
+            logger.warning("records become dead letters count=%d, the last is %s: %s", count, record.place, reason)
         try:
             await self._write(self._rules.topics.dead_letter, dead_letter(record, reason))
         except RequestTooLarge:

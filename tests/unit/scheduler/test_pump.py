@@ -204,3 +204,11 @@ async def test_what_nobody_has_foreseen_of_a_promise_ends_the_pump_and_costs_no_
         with pytest.raises(ZeroDivisionError):
             await site.pump.take(record)
     assert site.log.written == []
+
+
+async def test_a_flood_of_dead_letters_is_one_line(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(100):
+        assert await site.pump.take(site.record(b"not JSON")) == "dead_letter"
+    assert len(site.log.reasons) == 100
+    [line] = caplog.records
+    assert line.getMessage().startswith("records become dead letters count=1, the last is t.requests/0@0: ")

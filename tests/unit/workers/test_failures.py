@@ -1,8 +1,9 @@
 import pytest
 
 from headrace.state import Fault, failure
+from headrace.tally import TELL_EVERY_S
 from headrace.testing.builders import ManualClock
-from workers.failures import TELL_EVERY_S, Failures
+from workers.failures import Failures
 
 MINUTE = int(TELL_EVERY_S * 1_000)
 NONSENSE = failure(Fault.ENGINE_ERROR, "the model's output for this request is not a number")
