@@ -143,8 +143,9 @@ class BatchWork(Protocol):
         """
         ...
 
-    async def release(self, batch_id: str, epoch: int, delay_ms: int) -> None:
-        """Give the batch back; it is due for work in `delay_ms`. No error if the lease was lost."""
+    async def release(self, batch_id: str, epoch: int, delay_ms: int, *, wants_log: bool = False) -> None:
+        """Give the batch back; it is due for work in `delay_ms`. `wants_log`: it did not get on for want of Kafka. No error if the lease
+        was lost."""
         ...
 
     async def purge_ended(self, limit: int, retention_ms: int) -> list[str]:
@@ -157,6 +158,10 @@ class BatchWork(Protocol):
 
     async def live(self) -> int:
         """How many batches have not ended. It costs the same however many there are."""
+        ...
+
+    async def stalled(self) -> int:
+        """How many were last given back for want of Kafka, and have reached no other status since. It costs as little."""
         ...
 
 

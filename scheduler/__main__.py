@@ -17,7 +17,7 @@ from headrace.settings import Settings
 from scheduler.batches.desk import Desk
 from scheduler.dispatcher import Dispatcher
 from scheduler.janitor import Janitor
-from scheduler.metrics import SchedulerMetrics
+from scheduler.metrics import Sample, SchedulerMetrics
 
 logger = logging.getLogger("scheduler")
 
@@ -27,7 +27,7 @@ LOAD_SAMPLE_S = 5.0
 async def sample_load(queue: Housekeeping, batches: BatchWork, metrics: SchedulerMetrics, stop: asyncio.Event) -> None:
     while not stop.is_set():
         try:
-            metrics.observe((await queue.load(), await batches.live()))
+            metrics.observe(Sample(load=await queue.load(), live_batches=await batches.live(), stalled_batches=await batches.stalled()))
         except QueueUnavailable as error:
             metrics.observe(None)
             logger.debug("no load sample: %s", error)  # the janitor reports the outage

@@ -15,6 +15,7 @@ end
 local function enter(P, id, status, ends, t)
   local record = P .. 'record:' .. id
   redis.call('HSET', record, 'status', status, status .. '_ms', t)
+  redis.call('SREM', P .. 'stalled', id)
   if ends then
     redis.call('HSET', record, 'ended', t)
     redis.call('HDEL', record, 'holder', 'until', 'unseen')
@@ -117,7 +118,7 @@ local function update_batch(K, A)
   return redis.call('HGETALL', record)
 end
 
--- id epoch delay
+-- id epoch delay stalled
 local function release_batch(K, A)
   local P, id = K[1], A[1]
   local record = P .. 'record:' .. id
@@ -125,6 +126,7 @@ local function release_batch(K, A)
   if f[1] ~= A[2] or not f[2] then return 0 end
   redis.call('HDEL', record, 'holder', 'until', 'unseen')
   redis.call('ZADD', P .. 'due', now_ms() + (f[3] and 0 or A[3]), id)
+  redis.call(A[4] == '1' and 'SADD' or 'SREM', P .. 'stalled', id)
   return 1
 end
 

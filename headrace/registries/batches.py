@@ -86,8 +86,8 @@ class RedisBatches:
             raise BatchLeaseLost(f"the lease of batch {batch_id} under epoch {epoch} is over")
         return _batch(fields)
 
-    async def release(self, batch_id: str, epoch: int, delay_ms: int) -> None:
-        await self._call("release_batch", batch_id, epoch, delay_ms)
+    async def release(self, batch_id: str, epoch: int, delay_ms: int, *, wants_log: bool = False) -> None:
+        await self._call("release_batch", batch_id, epoch, delay_ms, int(wants_log))
 
     async def purge_ended(self, limit: int, retention_ms: int) -> list[str]:
         return [batch_id.decode() for batch_id in await self._call("purge_batches", limit, retention_ms)]
@@ -98,6 +98,9 @@ class RedisBatches:
 
     async def live(self) -> int:
         return int((await self._server.run(("ZCARD", f"{PREFIX}due")))[0])
+
+    async def stalled(self) -> int:
+        return int((await self._server.run(("SCARD", f"{PREFIX}stalled")))[0])
 
     def _command(self, function: str, *arguments: Any) -> Command:
         return self._server.call(function, PREFIX, *arguments)

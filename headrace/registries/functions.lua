@@ -24,6 +24,7 @@
 --                                         unseen (its holder has not heard of the cancel yet); ended (ms)
 --   P due                         ZSET    ids by ms: when somebody should look at it; all that have not ended
 --   P ended                       ZSET    ids by ms
+--   P stalled                     SET     ids: given back for want of Kafka, and no nearer to their end since
 --
 -- Which status leads to which is headrace/batch.py's to know: whoever asks for a status says from where it may be reached.
 --

@@ -135,6 +135,7 @@ class RegistryBench:
         ended = {batch_id for batch_id, batch in batches.items() if batch["status"] in BATCH_ENDED}
         assert set(await self.raw.zrange(_BATCHES + "ended", 0, -1)) == ended
         assert set(await self.raw.zrange(_BATCHES + "due", 0, -1)) == batches.keys() - ended
+        assert await self.raw.smembers(_BATCHES + "stalled") <= batches.keys() - ended
         for batch_id, batch in batches.items():
             assert ("holder" in batch) == ("until" in batch)
             assert ("ended" in batch) == (batch_id in ended)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from errno import ENOENT
+from typing import NamedTuple
 
 from headrace.batch import BATCH_ENDED, BatchStatus, LineFault, Progress
 from headrace.batch_ports import NO_FILE, BatchUpdate
@@ -29,6 +30,14 @@ LOG_RETRY_MS = 10_000
 """Before a batch is tried again whose work met an absent model, a full disk, or no Kafka, which takes a clerk some seconds to find."""
 
 
+class _Left(NamedTuple):
+    """How a batch is given back."""
+
+    delay_ms: int = 0
+    """In which there is more to do."""
+    wants_log: bool = False
+
+
 class Clerk:
     """Works on one batch at a time."""
 
@@ -45,14 +54,14 @@ class Clerk:
             if lease is None:
                 return
             hold = Hold(self._resources.batches, lease, self._resources.clock)
-            await hold.release(await self._work(hold, until))
+            left = await self._work(hold, until)
+            await hold.release(left.delay_ms, wants_log=left.wants_log)
         except BatchLeaseLost:
             logger.info("batch %s was taken over by another clerk, or the state store has lost it", batch_id)
         except (QueueUnavailable, QueueFull) as error:
             logger.warning("batch %s waits for the state store: %s", batch_id, error)
 
-    async def _work(self, hold: Hold, until: Callable[[], bool]) -> int:
-        """Returns in how many milliseconds there is more to do."""
+    async def _work(self, hold: Hold, until: Callable[[], bool]) -> _Left:
         batch_id, began = hold.batch.new.id, self._resources.clock()
         workspace = Workspace(self._resources.root, batch_id)
         try:
@@ -62,15 +71,15 @@ class Clerk:
                 await self._run(hold, workspace, until)
         except ModelUnavailable as error:
             logger.warning("batch %s waits for its model: %s", batch_id, error)
-            return MODEL_RETRY_MS
+            return _Left(MODEL_RETRY_MS)
         except LogUnavailable as error:
             self._resources.rest.note(error, began=began, now=self._resources.clock())
             logger.warning("batch %s waits for Kafka: %s", batch_id, error)
-            return LOG_RETRY_MS
+            return _Left(LOG_RETRY_MS, wants_log=True)
         except OSError as error:
             logger.error("batch %s cannot go on for now: %s", batch_id, error)
-            return FAULT_RETRY_MS
-        return 0
+            return _Left(FAULT_RETRY_MS)
+        return _Left()
 
     async def _validate(self, hold: Hold, workspace: Workspace) -> None:
         resources, new = self._resources, hold.batch.new

@@ -51,5 +51,5 @@ class Hold:
             raise
         return task.result()
 
-    async def release(self, delay_ms: int) -> None:
-        await self._work.release(self.batch.new.id, self._epoch, delay_ms)
+    async def release(self, delay_ms: int, *, wants_log: bool) -> None:
+        await self._work.release(self.batch.new.id, self._epoch, delay_ms, wants_log=wants_log)

@@ -66,6 +66,39 @@ class TestLive:
             assert await registries.batches.live() == count
 
 
+class TestStalled:
+    async def test_counted_from_a_turn_without_kafka_to_the_next_that_gets_on(self, registries: RegistryBench) -> None:
+        batch_id, other = await registries.created(), await registries.created()
+        await registries.batches.release(other, await registries.held(other), 0)
+        assert await registries.batches.stalled() == 0
+        for _ in range(2):
+            epoch = await registries.held(batch_id)
+            for _ in range(2):  # a lost reply
+                await registries.batches.release(batch_id, epoch, 0, wants_log=True)
+            assert await registries.batches.stalled() == 1
+        await registries.batches.release(batch_id, epoch - 1, 0)
+        epoch = await registries.held(batch_id)
+        await registries.update(batch_id, epoch)
+        assert await registries.batches.stalled() == 1, "who has taken it may wait as well"
+        await registries.batches.release(batch_id, epoch, 0)
+        assert await registries.batches.stalled() == 0
+
+    @pytest.mark.parametrize("status", [status for status in BatchStatus if status is not BatchStatus.VALIDATING])
+    async def test_whatever_status_it_reaches_it_has_got_on(self, registries: RegistryBench, status: BatchStatus) -> None:
+        batch_id = await registries.created()
+        *way, last = paths()[status]
+        epoch = await registries.held(batch_id)
+        if way:
+            await registries.bring(batch_id, way[-1], epoch)
+        await registries.batches.release(batch_id, epoch, 0, wants_log=True)
+        assert await registries.batches.stalled() == 1
+        if last is BatchStatus.CANCELLING:
+            await registries.batches.cancel("alice", batch_id)
+        else:
+            await registries.update(batch_id, await registries.held(batch_id), status=last)
+        assert await registries.batches.stalled() == 0
+
+
 class TestLease:
     async def test_one_holder_at_a_time(self, registries: RegistryBench) -> None:
         batch_id = await registries.created()

@@ -143,8 +143,10 @@ async def test_without_kafka_it_waits(site: Site) -> None:
     await turns(site, batch_id, 1)
     assert (await site.batch(batch_id)).status is BatchStatus.VALIDATING
     assert list(site.root.glob("scratch/*")) == []
+    assert await site.registries.batches.stalled() == 1
     site.topics.down = False
     check_told(site, await site.finish(batch_id), most=1)
+    assert await site.registries.batches.stalled() == 0
 
 
 async def test_who_has_waited_for_brokers_leaves_them_alone_for_a_while(site: Site) -> None:
@@ -189,8 +191,10 @@ async def test_the_files_do_not_wait_for_the_topic(site: Site) -> None:
     assert len(site.content(batch.output_file_id)) == 3
     made = (site.root / "blobs" / (batch.output_file_id or "")).stat().st_ino
     assert (await look()).status is BatchStatus.FINALIZING
+    assert await site.registries.batches.stalled() == 1
     site.topics.told[OUT] = []
     batch = await look()
+    assert await site.registries.batches.stalled() == 0
     check_told(site, batch, most=3)
     assert batch.status is BatchStatus.COMPLETED
     assert (site.root / "blobs" / (batch.output_file_id or "")).stat().st_ino == made
