@@ -8,8 +8,8 @@ from headrace.batch import Bounds, Span
 from headrace.kafka.address import Address
 from headrace.kafka.grants import Grants, read_grants
 from headrace.kafka.log_record import LogRecord
-from headrace.kafka.producer import LogProducer
-from headrace.kafka.range_reader import RangeReader
+from headrace.kafka.producer import ANSWER_SHARE, LogProducer
+from headrace.kafka.range_reader import ANSWER_S, RangeReader
 from headrace.settings import Settings
 
 
@@ -21,7 +21,7 @@ class KafkaBatchTopics:
         self._address = address
         self._grants = grants
         self._timeout_s = timeout_s
-        self._reader = RangeReader(address.options())
+        self._reader = RangeReader(address.options(), max(ANSWER_S, ANSWER_SHARE * timeout_s))
 
     @classmethod
     def of(cls, settings: Settings, address: Address) -> Self:

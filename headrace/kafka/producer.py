@@ -71,6 +71,8 @@ class LogProducer:
         self._inbox: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         """None wakes the thread."""
         self._stop = threading.Event()
+        self._is_left = False
+        """Whoever used it has failed, and waits for no record any more."""
         self._tried = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="kafka producer", daemon=True)
@@ -84,12 +86,20 @@ class LogProducer:
     async def __aenter__(self) -> Self:
         """Returns once the brokers answered, or did not."""
         self._thread.start()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._tried.wait(), self._timeout_s)
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), self._timeout_s)
+        except asyncio.CancelledError:
+            await self._leave()
+            raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        """What is on its way is given the time that an append has."""
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """What is on its way is given the time that an append has; none where it is left by an exception."""
+        self._is_left = kind is not None
+        await self._leave()
+
+    async def _leave(self) -> None:
         self._stop.set()
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -253,7 +263,7 @@ class LogProducer:
     def _close(self, producer: Any) -> None:
         try:
             # An order to stop waits for what is on its way; after a failure the client only holds up whoever waits for it.
-            producer.close(timeout=0 if self._fault is not None else self._timeout_s)
+            producer.close(timeout=0 if self._is_left or self._fault is not None else self._timeout_s)
         except KafkaError:
             # What it could not flush keeps its thread running, and there is no other way to tell it.
             producer._sender.force_close()

@@ -15,7 +15,8 @@ from headrace.errors import LogUnavailable, RangeGone
 from headrace.kafka.lenient import open_consumer
 from headrace.kafka.log_record import LogRecord
 
-_ANSWER_MS = 10_000
+ANSWER_S = 3.0
+"""A broker that has not answered for this long counts as gone, unless it is given more. Nobody who stops waits for longer."""
 _POLL_MS = 100
 _SILENCE_S = 15.0
 """Without a record, while there should be some, after which the broker counts as gone."""
@@ -38,20 +39,21 @@ _CLIENT: Mapping[str, Any] = MappingProxyType(
 
 
 class RangeReader:
-    """`options` say how to connect: `headrace/kafka/address.py`."""
+    """`options` say how to connect: `headrace/kafka/address.py`; `answer_s` how long a broker has to answer."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], answer_s: float = ANSWER_S) -> None:
         self._options = options
+        self._answer_ms = int(answer_s * 1_000)
 
     async def bounds(self, topic: str, timeout_s: float) -> dict[int, Bounds]:
         """What each partition holds now; empty if there is no such topic. Raises LogUnavailable, after the time-out or a little later."""
         return await asyncio.to_thread(self._bounds, topic, timeout_s)
 
     async def read(self, topic: str, span: Span) -> AsyncGenerator[list[LogRecord], None]:
-        """All records of the span. Raises RangeGone, LogUnavailable."""
+        """All records of the span. Raises RangeGone, LogUnavailable. Left early, it ends within the time that a broker has to answer."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="kafka-range") as thread:  # which owns the client
-            reading = _Reading(TopicPartition(topic, span.partition), span)
+            reading = _Reading(TopicPartition(topic, span.partition), span, self._answer_ms)
             try:
                 await loop.run_in_executor(thread, reading.open, self._options)
                 while batch := await loop.run_in_executor(thread, reading.next):
@@ -59,6 +61,7 @@ class RangeReader:
             except KafkaError as error:
                 raise LogUnavailable(f"Kafka did not let {topic} be read: {error}") from error
             finally:
+                reading.is_left = True
                 await loop.run_in_executor(thread, reading.close)
 
     def _bounds(self, topic: str, timeout_s: float) -> dict[int, Bounds]:
@@ -93,15 +96,20 @@ class RangeReader:
 
 
 class _Reading:
-    def __init__(self, place: TopicPartition, span: Span) -> None:
+    def __init__(self, place: TopicPartition, span: Span, answer_ms: int) -> None:
+        self.is_left = False
+        """Nobody waits for records any more."""
         self._place = place
         self._span = span
+        self._answer_ms = answer_ms
         self._consumer: Any = None
 
     def open(self, options: Mapping[str, Any]) -> None:
         """Raises RangeGone, KafkaError."""
-        self._consumer = open_consumer(**options, **_CLIENT, bootstrap_timeout_ms=_ANSWER_MS)
+        self._consumer = open_consumer(**options, **_CLIENT, bootstrap_timeout_ms=self._answer_ms)
         self._find()
+        if self.is_left:
+            return
         self._consumer.assign([self._place])
         self._consumer.seek(self._place, self._span.start)
         self._check_start()
@@ -110,7 +118,7 @@ class _Reading:
         """Empty: that was all. Raises RangeGone, KafkaError."""
         give_up_at = time.monotonic() + _SILENCE_S
         # By position and not by record: the last offsets need not hold any.
-        while self._position() < self._span.end:
+        while not self.is_left and self._position() < self._span.end:
             if time.monotonic() > give_up_at:
                 self._check_end(self._consumer.highwater(self._place))
                 raise KafkaError(f"nothing came for {_SILENCE_S:g} s")
@@ -119,7 +127,7 @@ class _Reading:
                 found = self._consumer.poll(timeout_ms=_POLL_MS).get(self._place, [])
             except OffsetOutOfRangeError:
                 self._check_start()
-                self._check_end(self._consumer.end_offsets([self._place], timeout_ms=_ANSWER_MS)[self._place])
+                self._check_end(self._consumer.end_offsets([self._place], timeout_ms=self._answer_ms)[self._place])
                 raise
             if batch := [LogRecord.of(raw) for raw in found if raw.offset < self._span.end]:
                 return batch
@@ -134,18 +142,18 @@ class _Reading:
     def _find(self) -> None:
         """A broker that has just started may not know yet what there is."""
         give_up_at = time.monotonic() + _SILENCE_S
-        while self._place.partition not in self._consumer.partitions_for_topic(self._place.topic):
+        while not self.is_left and self._place.partition not in self._consumer.partitions_for_topic(self._place.topic):
             if time.monotonic() > give_up_at:
                 raise RangeGone(f"The topic {self._place.topic} has no partition {self._place.partition} any more.")
             time.sleep(_POLL_MS / 1_000)
 
     def _position(self) -> int:
-        position: int = self._consumer.position(self._place, timeout_ms=_ANSWER_MS)
+        position: int = self._consumer.position(self._place, timeout_ms=self._answer_ms)
         return position
 
     def _check_start(self) -> None:
         """Raises RangeGone if the broker has deleted what was to be read next."""
-        first: int = self._consumer.beginning_offsets([self._place], timeout_ms=_ANSWER_MS)[self._place]
+        first: int = self._consumer.beginning_offsets([self._place], timeout_ms=self._answer_ms)[self._place]
         position = self._position()
         if position < min(first, self._span.end):
             last = min(first, self._span.end) - 1

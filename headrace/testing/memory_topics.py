@@ -60,9 +60,7 @@ class MemoryTopics:
 
     async def read(self, topic: str, span: Span) -> AsyncGenerator[list[LogRecord], None]:
         self.asked += 1
-        if self.down and self.waited is not None:
-            await self.waited()
-        self._check()
+        await self.find()
         there = self.topics[topic][span.partition]
         if there and there[0].offset > span.start:
             raise RangeGone(f"{topic}/{span.partition}: the offsets {span.start} to {there[0].offset - 1} are deleted.")
@@ -73,6 +71,12 @@ class MemoryTopics:
     @asynccontextmanager
     async def writing(self, topic: str) -> AsyncIterator["_Sink"]:
         yield _Sink(self)
+
+    async def find(self) -> None:
+        """Raises LogUnavailable while it is down."""
+        if self.down and self.waited is not None:
+            await self.waited()
+        self._check()
 
     def _check(self) -> None:
         if self.down:
@@ -92,4 +96,5 @@ class _Sink:
     topics: MemoryTopics
 
     async def append(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        await self.topics.find()
         self.topics.take(topic, Told(key, value or b"", {name: what.decode() for name, what in headers}))

@@ -1,10 +1,12 @@
 """The clerk's process: `python -m scheduler.batches`. It checks batch files, feeds their lines to the queue and writes their results."""
 
+import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 from headrace.errors import QueueUnavailable
 from headrace.files.folder import FolderBlobs
@@ -41,6 +43,8 @@ class BatchOffice:
         self._journals = Journals()
         self._rest = Rest()
         self._stopped = threading.Event()
+        self._interrupt: Callable[[], object] | None = None
+        """Tells the task that runs now."""
         self._prompters = served_prompters(settings)
 
     @property
@@ -48,7 +52,10 @@ class BatchOffice:
         return self._stopped.is_set()
 
     def stop(self) -> None:
+        """From the signal handler."""
         self._stopped.set()
+        if self._interrupt is not None:
+            self._interrupt()
 
     def pause(self, seconds: float) -> None:
         """Returns early when told to stop."""
@@ -62,7 +69,19 @@ class BatchOffice:
             return self.stopped or stayed > LONGEST_TURN_S or (stayed > SHORTEST_TURN_S and self._others_wait())
 
         async with self._resources() as resources:
-            await Clerk(resources).work_on(batch_id, until)
+            with self._telling(resources.stop):
+                await Clerk(resources).work_on(batch_id, until)
+
+    @contextmanager
+    def _telling(self, stop: asyncio.Event) -> Iterator[None]:
+        # A signal handler alone would not wake a loop that waits.
+        self._interrupt = partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set)
+        if self.stopped:
+            stop.set()
+        try:
+            yield
+        finally:
+            self._interrupt = None
 
     def _others_wait(self) -> bool:
         try:

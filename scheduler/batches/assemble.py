@@ -35,7 +35,8 @@ def outcome(batch: Batch, *, whole: bool) -> tuple[BatchStatus, str]:
 
 
 async def assemble(resources: Resources, hold: Hold, lines: Input, journal: Journal) -> None:
-    """Write both files, tell the output topic, and end the batch. Raises BatchLeaseLost, QueueUnavailable, LogUnavailable, OSError."""
+    """Write both files, tell the output topic, and end the batch. Raises LogUnavailable, Stopped, BatchLeaseLost, QueueUnavailable,
+    OSError."""
     await hold.keep(asyncio.to_thread(journal.refresh))
     topic = hold.batch.new.output_topic
     status, undone = outcome(hold.batch, whole=len(journal) == len(lines))

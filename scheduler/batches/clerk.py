@@ -15,7 +15,7 @@ from headrace.errors import BatchLeaseLost, FileNotKnown, LogUnavailable, ModelU
 from headrace.files.workspace import Workspace
 from headrace.ids import made_file_id
 from scheduler.batches.assemble import assemble
-from scheduler.batches.hold import LEASE_MS, Hold
+from scheduler.batches.hold import LEASE_MS, Hold, Stopped
 from scheduler.batches.lines import Input, index_anew, open_input
 from scheduler.batches.resources import Resources
 from scheduler.batches.run import Runner
@@ -76,6 +76,8 @@ class Clerk:
             self._resources.rest.note(error, began=began, now=self._resources.clock())
             logger.warning("batch %s waits for Kafka: %s", batch_id, error)
             return _Left(LOG_RETRY_MS, wants_log=True)
+        except Stopped:
+            logger.info("batch %s is left to another clerk: this one was told to stop", batch_id)
         except OSError as error:
             logger.error("batch %s cannot go on for now: %s", batch_id, error)
             return _Left(FAULT_RETRY_MS)

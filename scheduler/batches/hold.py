@@ -13,6 +13,10 @@ RENEW_S = 1.0
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """The process was told to stop, and what was under way is left as it is."""
+
+
 class Hold:
     """Everything that a holder writes about his batch goes through here; `batch` is what the last write was answered with."""
 
@@ -47,9 +51,23 @@ class Hold:
                 await self.renew()
         except BaseException:
             await asyncio.wait([task])
-            task.exception()  # nobody's concern any more
+            if not task.cancelled():
+                task.exception()  # nobody's concern any more
             raise
         return task.result()
+
+    async def keep_until(self, stop: asyncio.Event, work: Awaitable[T]) -> T:
+        """As `keep`, for work that can be cut off: it is, and Stopped raised, once `stop` is set."""
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+        stopping.add_done_callback(lambda _: task.cancel())
+        try:
+            return await self.keep(task)
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
+            raise Stopped from None
+        finally:
+            stopping.cancel()
 
     async def release(self, delay_ms: int, *, wants_log: bool) -> None:
         await self._work.release(self.batch.new.id, self._epoch, delay_ms, wants_log=wants_log)

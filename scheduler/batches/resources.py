@@ -1,5 +1,6 @@
 """What work on batches takes, made once per process or task by whoever composes it."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,3 +34,5 @@ class Resources:
     """None: there is no Kafka."""
     rest: Rest = field(default_factory=Rest)
     """From Kafka; of the process."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """The process was told to stop: whoever waits for others gives up."""

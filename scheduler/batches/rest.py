@@ -1,6 +1,6 @@
 """When a clerk leaves Kafka alone.
 
-It finds out that the brokers are away by waiting for them, 10 to 15 s, and works on one batch at a time: a few batches over topics would
+It finds out that the brokers are away by waiting for them, 3 to 15 s, and works on one batch at a time: a few batches over topics would
 keep it for minutes from all the others, which need no broker.
 """
 

@@ -98,13 +98,13 @@ class Copying:
 
 
 async def copy_input(resources: Resources, hold: Hold, source: TopicRange) -> Copied:
-    """Make the batch's input file. Raises InputRefused, LogUnavailable, BatchLeaseLost, QueueUnavailable, OSError."""
+    """Make the batch's input file. Raises InputRefused, LogUnavailable, Stopped, BatchLeaseLost, QueueUnavailable, OSError."""
     if resources.topics is None:
         raise LogUnavailable("this clerk has no Kafka: HEADRACE_QUEUE_URL is not set")
     resources.rest.check(resources.clock())
     scratch = resources.blobs.scratch()
     try:
-        copied = await _copy(resources.topics, resources.limits, hold, source, scratch)
+        copied = await _copy(resources, resources.topics, hold, source, scratch)
         # Whoever has lost the batch must not put another file in the place of the one that is being validated: a topic may be compacted.
         await hold.renew()
         record = whole_file(hold.batch, "input", size=scratch.stat().st_size, made_ms=resources.now_ms(), ttl_s=resources.file_ttl_s)
@@ -115,15 +115,15 @@ async def copy_input(resources: Resources, hold: Hold, source: TopicRange) -> Co
     return copied
 
 
-async def _copy(topics: TopicLog, limits: InputLimits, hold: Hold, source: TopicRange, scratch: Path) -> Copied:
+async def _copy(resources: Resources, topics: TopicLog, hold: Hold, source: TopicRange, scratch: Path) -> Copied:
     with scratch.open("xb") as file:
-        copying = Copying(source.topic, file, limits)
+        copying = Copying(source.topic, file, resources.limits)
         for span in source.spans:
             if span.start == span.end:
                 continue
             try:
                 async with aclosing(topics.read(source.topic, span)) as batches:
-                    while records := await hold.keep(anext(batches, None)):
+                    while records := await hold.keep_until(resources.stop, anext(batches, None)):
                         copying.add(records)
             except RangeGone as error:
                 raise _refused("range_deleted", str(error)) from None

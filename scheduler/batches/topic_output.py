@@ -53,7 +53,7 @@ class Teller:
     async def tell(self, topic: str) -> tuple[LineFault, ...]:
         """Go on where it was left off. Returns what to say of a topic that was given up.
 
-        Raises LogUnavailable, BatchLeaseLost, QueueUnavailable, OSError.
+        Raises LogUnavailable, Stopped, BatchLeaseLost, QueueUnavailable, OSError.
         """
         # Not within: it is given up for what this topic does, and not for what another has told of the brokers.
         self._resources.rest.check(self._resources.clock())
@@ -69,15 +69,15 @@ class Teller:
         return ()
 
     async def _tell(self, topic: str) -> None:
-        hold, topics = self._hold, self._resources.topics
+        hold, topics, stop = self._hold, self._resources.topics, self._resources.stop
         if topics is None:
             raise LogUnavailable("this clerk has no Kafka: HEADRACE_QUEUE_URL is not set")
         async with AsyncExitStack() as stack:
-            sink = await hold.keep(stack.enter_async_context(topics.writing(topic)))
+            sink = await hold.keep_until(stop, stack.enter_async_context(topics.writing(topic)))
             for start in range(hold.batch.progress.told or 0, len(self._lines), PAGE):
                 page = range(start, min(start + PAGE, len(self._lines)))
                 records = await hold.keep(asyncio.to_thread(partial(self._records, page)))
-                await hold.keep(_write(sink, topic, records))
+                await hold.keep_until(stop, _write(sink, topic, records))
                 await hold.update(BatchUpdate(progress=replace(hold.batch.progress, told=page.stop)))
 
     def _records(self, page: Sequence[int]) -> list[Outgoing]:

@@ -1,5 +1,6 @@
 """A place where clerks work, in tests: a store, a queue with a scripted worker, a folder of files, and batches whose answers are known."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class Site:
     prompters: Prompters = lambda _model: PROMPTER
     topics: MemoryTopics = field(default_factory=MemoryTopics)
     rest: Rest = field(default_factory=Rest)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Of the clerks that begin from now on."""
 
     async def upload(self, content: bytes) -> str:
         scratch = self.blobs.scratch()
@@ -91,6 +94,7 @@ class Site:
             now_ms=lambda: self.registries.now_ms,
             topics=cut.watch(self.topics),
             rest=self.rest,
+            stop=self.stop,
         )
 
     async def batch(self, batch_id: str) -> Batch:

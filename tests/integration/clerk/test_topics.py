@@ -178,6 +178,31 @@ async def test_a_topic_that_is_missing_keeps_nobody_from_the_others(site: Site) 
     assert site.topics.asked == 3
 
 
+@pytest.mark.parametrize("status", [BatchStatus.VALIDATING, BatchStatus.FINALIZING])
+async def test_who_waits_for_brokers_is_stopped_at_once(site: Site, status: BatchStatus) -> None:
+    site.topics.fill(IN, values(0))
+    site.topics.told[OUT] = []
+    batch_id = await create(site) if status is BatchStatus.VALIDATING else await site.create(line(0), output_topic=OUT)
+    waits = asyncio.Event()
+
+    async def for_ever() -> None:
+        waits.set()
+        await asyncio.Future()
+
+    site.topics.waited = for_ever
+    site.topics.down = True
+    clerk = asyncio.create_task(site.work(batch_id, Cut()))
+    await asyncio.wait_for(waits.wait(), 20)
+    site.stop.set()
+    await asyncio.wait_for(clerk, 5)
+    assert (await site.batch(batch_id)).status is status
+    assert list(site.root.glob("scratch/*")) == []
+    assert await site.registries.batches.dispatch(10, 1_000) == [batch_id], "it is due at once, as it does not wait for Kafka"
+    site.topics.down = False
+    site.stop = asyncio.Event()
+    check_told(site, await site.finish(batch_id), most=1)
+
+
 async def test_the_files_do_not_wait_for_the_topic(site: Site) -> None:
     batch_id = await site.create(b"".join(line(number) for number in range(3)), output_topic=OUT)
 

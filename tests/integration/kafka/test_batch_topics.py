@@ -1,8 +1,11 @@
 """The topics of batches on a real broker: where they end, what a range of them holds, and what is said of one that is not there."""
 
+import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,10 @@ from headrace.kafka.log_record import LogRecord
 from headrace.testing.bad_records import write_around_a_bad_name, write_undecodable
 from headrace.testing.kafka import KafkaSite, read_all, tansu
 from headrace.testing.own_topics import address_of_site, delete_before, make_topic, write
+from headrace.testing.serving import serving
+
+STOP_S = 5.0
+"""What a process has that is told to stop."""
 
 
 @pytest.fixture
@@ -127,3 +134,59 @@ async def test_without_a_broker_nothing_hangs(tmp_path: Path) -> None:
             with pytest.raises(LogUnavailable):
                 await sink.append(topic, b"", b"")
         assert time.monotonic() - started < 25
+
+
+async def write_one(topics: KafkaBatchTopics, topic: str, before: Callable[[], None] = lambda: None) -> None:
+    async with topics.writing(topic) as sink:
+        before()
+        await sink.append(topic, b"", b"")
+
+
+async def left_after(task: asyncio.Task[Any]) -> float:
+    """How many seconds it takes to end once nobody waits for it any more."""
+    began = time.monotonic()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["silent", "refusing"])
+async def test_without_a_broker_it_is_left_in_seconds(listens: bool) -> None:
+    connected = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+
+    async with serving(say_nothing) as port:
+        site = KafkaSite(f"127.0.0.1:{port if listens else 1}", "away")
+        topics = KafkaBatchTopics.of(site.settings(), address_of_site(site))
+        for begun in (read(topics, "t", 0, 1), write_one(topics, "t")):
+            connected.clear()
+            task = asyncio.create_task(begun)
+            await (connected.wait() if listens else asyncio.sleep(0))
+            assert await left_after(task) < STOP_S
+
+
+async def test_a_broker_that_falls_silent_is_left_in_seconds(tmp_path: Path) -> None:
+    with tansu(tmp_path / "tansu.log") as broker:
+        site = KafkaSite(broker.servers, "silent")
+        topics = KafkaBatchTopics.of(site.settings(), address_of_site(site))
+        topic = make_topic(site, "in")
+        write(site, topic, numbers(3))
+        batches = topics.read(topic, Span(partition=0, start=0, end=4))
+        assert len(await anext(batches)) == 3
+        paused = asyncio.Event()
+
+        def pause() -> None:
+            broker.pause()
+            paused.set()
+
+        writing = asyncio.create_task(write_one(topics, topic, pause))
+        try:
+            await paused.wait()
+            reading = asyncio.create_task(anext(batches))
+            await asyncio.sleep(0)
+            assert max(await asyncio.gather(left_after(reading), left_after(writing))) < STOP_S
+        finally:
+            broker.go_on()

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from headrace.batch import NewBatch
+from headrace.batch import NewBatch, Span, TopicRange
 from headrace.embedded import EmbeddedValkey
 from headrace.errors import QueueUnavailable
 from headrace.ids import new_batch_id, new_file_id
@@ -21,7 +22,9 @@ from headrace.registries.connect import connect
 from headrace.request import Endpoint
 from headrace.settings import Settings
 from headrace.testing.builders import DAY_MS
+from headrace.testing.child import running
 from headrace.testing.eventually import eventually
+from headrace.testing.serving import serving
 from scheduler.batches.desk import Desk
 from scheduler.batches.tasks import OFFICE
 
@@ -114,3 +117,45 @@ async def test_a_fault_is_logged_with_its_batch(server: EmbeddedValkey, log: Pat
     said = await told(log, f"batch {new.id}")
     desk.close()
     assert "SchemaUnknown: cannot read a stored batch" in said
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("listens", [True, False], ids=["silent", "refusing"])
+async def test_who_waits_for_brokers_stops_in_seconds(server: EmbeddedValkey, tmp_path: Path, listens: bool) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    span = Span(partition=0, start=0, end=1)
+    new = NewBatch(
+        id=new_batch_id(),
+        tenant="alice",
+        endpoint=Endpoint.CHAT,
+        input_file_id=new_file_id(),
+        input_topic=TopicRange(topic="t", spans=(span,)),
+    )
+    log = tmp_path / "log"
+    async with connect(Settings(redis_url=server.url)) as registries, serving(say_nothing) as port:
+        await registries.batches.create(new, window_ms=DAY_MS, idempotency_key=None, body_hash="")
+        env = {
+            **os.environ,
+            "HEADRACE_REDIS_URL": server.url,
+            "HEADRACE_QUEUE_URL": f"kafka://127.0.0.1:{port if listens else 1}",
+            "HEADRACE_FILES_DIR": str(tmp_path / "files"),
+        }
+        with log.open("wb") as out:
+            async with running("scheduler.batches", env, out) as clerk:
+                await told(log, "takes tasks")
+                desk = Desk(server.url)
+                desk.work_on(new.id)
+                desk.close()
+
+                async def waits() -> bool:
+                    return any((tmp_path / "files" / "scratch").iterdir())
+
+                await eventually(waits, within=20)
+                began = time.monotonic()
+                clerk.terminate()
+                assert await asyncio.wait_for(clerk.wait(), 30) == 0
+                assert time.monotonic() - began < 5, read(log)
+        assert "is left to another clerk" in read(log)
+        assert await registries.batches.dispatch(10, 1_000) == [new.id]
