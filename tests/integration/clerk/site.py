@@ -20,7 +20,7 @@ from headrace.ports import JobQueue
 from headrace.queues.rules import QueueLimits
 from headrace.request import Endpoint, Request
 from headrace.state import State
-from headrace.testing.cut import Cut
+from headrace.testing.cut import Cut, Pause
 from headrace.testing.eventually import eventually
 from headrace.testing.memory_topics import MemoryTopics
 from headrace.testing.queue.memory import MemoryQueue
@@ -29,6 +29,7 @@ from headrace.testing.scripted_worker import PANGRAM, Pace, Script, ScriptedWork
 from headrace.testing.words import WordPrompter
 from headrace.wire.prompter import Prompters
 from scheduler.batches.clerk import Clerk
+from scheduler.batches.hold import LEASE_MS
 from scheduler.batches.resources import Resources
 from scheduler.batches.rest import Rest
 from scheduler.batches.sweep import sweep
@@ -178,3 +179,19 @@ async def turns(site: Site, batch_id: str, count: int) -> None:
     """A clerk looks at the batch so often, and leaves it."""
     left = iter(range(count - 1))
     await site.work(batch_id, Cut(), until=lambda: next(left, None) is None)
+
+
+async def overtake(site: Site, batch_id: str, k: int) -> tuple[Batch, bool]:
+    """A clerk is stopped in front of call `k` for longer than its lease, and goes on when others have brought the batch to its end. The
+    batch as they left it, and whether there was such a call."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+    zombie = asyncio.create_task(site.work(batch_id, Pause(k, paused, go_on)))
+    waiting = asyncio.create_task(paused.wait())
+    await asyncio.wait([zombie, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await site.registries.advance(LEASE_MS + 1)
+    batch = await site.finish(batch_id)
+    go_on.set()
+    await zombie
+    waiting.cancel()
+    assert await site.batch(batch_id) == batch
+    return batch, paused.is_set()

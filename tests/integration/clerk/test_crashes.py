@@ -1,15 +1,13 @@
 """The work on a batch, cut off before and behind every single call that leaves the process: the next clerk makes the same files."""
 
-import asyncio
-
 import pytest
 
 from headrace.files.journal import Journal
-from headrace.testing.cut import Cut, Killed, Pause
+from headrace.testing.cut import Cut, Killed
 from headrace.testing.eventually import eventually
 from scheduler.batches.hold import LEASE_MS
 from scheduler.batches.lines import Index
-from tests.integration.clerk.site import GOOD, TENANT, Site, check_complete, turns
+from tests.integration.clerk.site import GOOD, TENANT, Site, check_complete, overtake, turns
 
 
 async def test_a_batch_runs_to_its_end(site: Site) -> None:
@@ -45,21 +43,11 @@ async def test_killed_at_every_call_the_files_are_the_same(site: Site, monkeypat
 async def test_two_clerks_at_once_do_the_work_of_one(site: Site) -> None:
     """One is stopped for longer than its lease, in front of every call in turn, and goes on when another one has done all the work."""
     for k in range(1, 200):
-        paused, go_on = asyncio.Event(), asyncio.Event()
-        batch_id = await site.create(GOOD)
-        zombie = asyncio.create_task(site.work(batch_id, Pause(k, paused, go_on)))
-        waiting = asyncio.create_task(paused.wait())
-        await asyncio.wait([zombie, waiting], return_when=asyncio.FIRST_COMPLETED)
-        await site.registries.advance(LEASE_MS + 1)
-        batch = await site.finish(batch_id)
-        go_on.set()
-        await zombie
-        waiting.cancel()
-        assert await site.batch(batch_id) == batch
+        batch, was_stopped = await overtake(site, await site.create(GOOD), k)
         check_complete(site, batch)
         record = await site.registries.files.get(TENANT, batch.output_file_id or "")
         assert record.batch_id is None
-        if not paused.is_set():
+        if not was_stopped:
             return
     raise AssertionError("the enumeration has not come to its end")
 

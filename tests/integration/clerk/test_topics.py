@@ -11,13 +11,13 @@ from headrace.batch import Batch, BatchStatus, NewBatch, Span, TopicRange
 from headrace.files.journal import Journal
 from headrace.ids import made_file_id, new_batch_id
 from headrace.request import Endpoint
-from headrace.testing.cut import Cut, Killed, Pause
+from headrace.testing.cut import Cut, Killed
 from headrace.testing.memory_topics import MemoryTopics, record
 from scheduler.batches.hold import LEASE_MS
 from scheduler.batches.lines import Index
 from scheduler.batches.rest import LONG_S, REST_S
 from scheduler.batches.topic_output import PAGE, PATIENCE_MS
-from tests.integration.clerk.site import LINES, TENANT, WINDOW_MS, Site, check_complete, line, turns
+from tests.integration.clerk.site import LINES, TENANT, WINDOW_MS, Site, check_complete, line, overtake, turns
 
 IN, OUT = "alice.in", "alice.out"
 
@@ -303,21 +303,11 @@ async def test_two_clerks_at_once_do_the_work_of_one(site: Site) -> None:
     """One is stopped for longer than its lease, in front of every call in turn, and goes on when another one has done all the work."""
     site.topics.fill(IN, values(0, 1, 2), values(3, 4))
     for k in range(1, 200):
-        paused, go_on = asyncio.Event(), asyncio.Event()
         site.topics.told[OUT] = []
-        batch_id = await create(site)
-        zombie = asyncio.create_task(site.work(batch_id, Pause(k, paused, go_on)))
-        waiting = asyncio.create_task(paused.wait())
-        await asyncio.wait([zombie, waiting], return_when=asyncio.FIRST_COMPLETED)
-        await site.registries.advance(LEASE_MS + 1)
-        batch = await site.finish(batch_id)
-        go_on.set()
-        await zombie
-        waiting.cancel()
-        assert await site.batch(batch_id) == batch
+        batch, was_stopped = await overtake(site, await create(site), k)
         check_complete(site, batch)
         check_told(site, batch, most=LINES + PAGE)
-        if not paused.is_set():
+        if not was_stopped:
             return
     raise AssertionError("the enumeration has not come to its end")
 
