@@ -243,6 +243,7 @@ class LogConsumer:
         with self._lock:
             ours = sorted(self._windows.partitions)
         self._look_for_topics(consumer)
+        _see_join_to_its_end(consumer)
         if not ours:
             self._lag = None
             self._note_idle()
@@ -349,6 +350,14 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
         self._owner._forget([Partition(*one) for one in lost])
+
+
+def _see_join_to_its_end(consumer: KafkaConsumer) -> None:
+    """The client forgets a join that waits for its answer as soon as the reason for it is gone, as a topic's that went and came again. It
+    is in a rebalance for ever then: without heartbeats, and none of its commits is taken."""
+    coordinator = consumer._coordinator
+    if coordinator.rebalance_in_progress():
+        coordinator.request_rejoin()  # reason enough; to a join that is not forgotten it adds nothing
 
 
 def _offsets(due: Mapping[Partition, int]) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -1,4 +1,4 @@
-"""Which topic it is that is read: when a client learns that a topic was made again cannot be chosen on a real broker."""
+"""Which topic it is that is read, and joins that the client forgets: on a real broker one cannot choose when a client learns of what."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -33,6 +33,8 @@ class Client:
         self.polls = 0
         self.begun: list[int] = []
         """How many polls there had been whenever it went back to the beginning."""
+        self.joining = False
+        self.joins_wanted = 0
         self.over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._turns = iter(turns)
@@ -58,6 +60,16 @@ class Client:
 
     def partitions_for_topic(self, _: str) -> set[int] | None:
         return None if self.id is None else {0}
+
+    @property
+    def _coordinator(self) -> "Client":
+        return self
+
+    def rebalance_in_progress(self) -> bool:
+        return self.joining
+
+    def request_rejoin(self) -> None:
+        self.joins_wanted += 1
 
     def subscribe(self, *, topics: Sequence[str], listener: Any) -> None:
         self._listener = listener
@@ -191,3 +203,16 @@ async def test_an_end_before_where_we_are_is_another_topic_s(monkeypatch: pytest
     client, found = await read(monkeypatch, assigned, comes(0, 1, 2), ends(2, 2), comes(0, 1))
     assert client.begun == [3]
     assert found == [0, 1, 2, 0, 1]
+
+
+async def test_a_join_that_is_under_way_is_seen_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def joins(client: Client) -> None:
+        client.joining = True
+
+    def joined(client: Client) -> None:
+        client.joining = False
+
+    still, _ = await read(monkeypatch, assigned, nothing, joins, joined, nothing)
+    assert still.joins_wanted == 1
+    forgotten, _ = await read(monkeypatch, assigned, joins, nothing, nothing)
+    assert forgotten.joins_wanted >= 3
