@@ -129,6 +129,48 @@ async def test_keys_are_asked_for_where_there_are_any(valkey: Store, kafka: Kafk
     ]
 
 
+async def test_a_key_that_is_revoked_while_its_records_are_in_flight(
+    valkey: Store, kafka: KafkaSite, tmp_path: Path, queue: RedisQueue
+) -> None:
+    """What was admitted under it finishes; what comes later is a dead letter, without the key."""
+    keys = tmp_path / "keys"
+    bob = key_line("hr_bob", "bob")
+    keys.write_text(f"{key_line('hr_alice', 'alice')}\n{bob}\n")
+    site = PumpSite(valkey.url, kafka, tmp_path, HEADRACE_KEYS_FILE=str(keys))
+    asked: list[str] = []
+
+    async with site.pump(), site.client() as client:
+
+        async def ask() -> None:
+            asked.append(f"r{len(asked)}")
+            await client.ask(asked[-1], headers=[("authorization", b"Bearer hr_alice")])
+
+        async def admitted() -> bool:
+            return site.committed() == 1
+
+        async def buried() -> bool:
+            await ask()
+            return bool(await site.records(site.topics.dead_letter))
+
+        await ask()
+        await eventually(admitted, within=60, pause=0.3)
+        keys.write_text(f"{bob}\n")
+        await eventually(buried, within=60, pause=0.3)
+        async with working(queue):
+
+            async def all_told() -> bool:
+                return len(await site.results()) + len(await site.records(site.topics.dead_letter)) == len(asked)
+
+            await eventually(all_told, within=60, pause=0.3)
+    results, letters = await site.results(), await site.records(site.topics.dead_letter)
+    assert "r0" in results
+    assert {(one["state"], one["tenant"]) for found in results.values() for one in found} == {("done", "alice")}
+    assert {orjson.loads(one.value or b"")["id"] for one in letters} == set(asked) - results.keys()
+    for letter in letters:
+        assert dict(letter.headers)["headrace-reason"] == b"The API key is not known here."
+        assert b"hr_alice" not in b"".join([letter.value or b"", *(value or b"" for _, value in letter.headers)])
+
+
 async def test_doubles_are_one_job_and_another_body_is_refused(site: PumpSite, queue: RedisQueue) -> None:
     async with site.pump(), site.client() as client, working(queue):
         for _ in range(5):
