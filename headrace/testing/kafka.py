@@ -101,6 +101,9 @@ class Tansu:
     def pause(self) -> None:
         """It stays there and answers nobody."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            # Its threads go on until each has taken the signal: one of them might still answer.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
         self._signal(signal.SIGCONT)
